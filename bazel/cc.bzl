@@ -1,0 +1,49 @@
+"""fm_cc_library, fm_cc_binary, fm_cc_test: the C rules with fmoe's options."""
+
+load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
+load("//bazel:copts.bzl", "FM_COPTS", "FM_LINKOPTS")
+load("//bazel:skip.bzl", "skipped_where")
+
+def fm_cc_library(name, copts = [], linkopts = [], **kwargs):
+    cc_library(
+        name = name,
+        copts = FM_COPTS + copts,
+        linkopts = FM_LINKOPTS + linkopts,
+        **kwargs
+    )
+
+def fm_cc_binary(name, copts = [], linkopts = [], **kwargs):
+    cc_binary(
+        name = name,
+        copts = FM_COPTS + copts,
+        linkopts = FM_LINKOPTS + linkopts,
+        **kwargs
+    )
+
+def fm_cc_test(name, omp_threads = 1, disabled = None, needs = [], copts = [], linkopts = [], deps = [], env = {}, tags = [], size = "small", **kwargs):
+    """A C test program: its cases are in one process, its last line sums them up.
+
+    Args:
+      name: of the test
+      omp_threads: OpenMP threads, and processors that Bazel reserves for it
+      disabled: why the test is not run; it then counts as skipped
+      needs: what the host must have: any of cuda, mpi, nccl, numpy, h5py
+      copts: beside FM_COPTS
+      linkopts: beside FM_LINKOPTS
+      deps: beside //bazel/sanitize
+      env: beside OMP_NUM_THREADS
+      tags: beside omp and cpu:N
+      size: small (60 s), medium (180 s), large (600 s)
+      **kwargs: of cc_test
+    """
+    cc_test(
+        name = name,
+        size = size,
+        copts = FM_COPTS + copts,
+        linkopts = FM_LINKOPTS + linkopts,
+        env = dict(env, OMP_NUM_THREADS = str(omp_threads)),
+        tags = tags + (["omp", "cpu:%d" % omp_threads] if omp_threads > 1 else []) + (["disabled: " + disabled] if disabled else []),
+        target_compatible_with = skipped_where(needs, disabled),
+        deps = deps + ["//bazel/sanitize"],
+        **kwargs
+    )

@@ -1,0 +1,30 @@
+"""How fmoe's own C is compiled. The rules of //bazel:cc.bzl apply it."""
+
+FM_COPTS = [
+    # gnu17, not c17: ISO mode turns the contraction of a*b+c into an fma off.
+    "-std=gnu17",
+    "-ffp-contract=fast",
+    "-D_GNU_SOURCE",
+    "-fopenmp",
+    # What -ffast-math would give that changes no result of ours. Never
+    # -ffinite-math-only: it folds isnan() to 0, and a diverged run must be seen.
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wconversion",
+    # int64_t counts index size_t allocations everywhere; the values are checked
+    # where they enter.
+    "-Wno-sign-conversion",
+    "-Wpointer-arith",
+    "-Wstrict-prototypes",
+    "-Wmissing-prototypes",
+    # A stack of an OpenMP thread is small.
+    "-Wvla",
+]
+
+FM_LINKOPTS = [
+    "-fopenmp",
+    "-lm",
+]

@@ -1,0 +1,37 @@
+"""Which tests this host cannot run. Bazel skips them, and the summary counts them."""
+
+load("@mpi//:defs.bzl", "MPI_FOUND")
+load("@nccl//:defs.bzl", "NCCL_FOUND")
+load("@python//:defs.bzl", "PYTHON_MODULES")
+load("//bazel:cuda.bzl", "needs_cuda")
+
+_HAVE = {
+    "h5py": "h5py" in PYTHON_MODULES,
+    "mpi": MPI_FOUND,
+    "nccl": NCCL_FOUND,
+    "numpy": "numpy" in PYTHON_MODULES,
+}
+
+def skipped_where(needs, disabled = None):
+    """For target_compatible_with.
+
+    Args:
+      needs: list of cuda, h5py, mpi, nccl, numpy
+      disabled: a reason, or None; --//bazel:disabled_tests=run runs it all the same
+    Returns:
+      what makes the target incompatible where something is missing
+    """
+    result = []
+    for need in needs:
+        if need == "cuda":
+            result = result + needs_cuda()
+        elif need not in _HAVE:
+            fail("needs: %s is not one of cuda, %s" % (need, ", ".join(sorted(_HAVE))))
+        elif not _HAVE[need]:
+            result = result + ["//bazel:never"]
+    if disabled:
+        result = result + select({
+            "//bazel:run_disabled_tests": [],
+            "//conditions:default": ["//bazel:never"],
+        })
+    return result
