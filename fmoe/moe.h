@@ -1,0 +1,86 @@
+/* The Mixture-of-Experts layer.
+ *
+ *   y_t = Σ_j score[t,j] · expert_{index[t,j]}(x_t)  (+ shared experts(x_t))
+ *
+ * gate -> indices, scores; permute; exchange; experts; exchange; weighted unpermute.
+ * The mathematics is in docs/moe.md; gates are in gate.h and gate_<name>.c.
+ */
+#ifndef FM_FMOE_MOE_H
+#define FM_FMOE_MOE_H
+#include "fmoe/gate.h"
+#include "parallel/param.h"
+#include "tensor/ops.h"
+
+typedef enum fm_drop_policy { FM_DROP_POSITION, FM_DROP_SCORE } fm_drop_policy;
+typedef enum fm_scope { FM_SCOPE_GLOBAL, FM_SCOPE_SEQUENCE, FM_SCOPE_RANK } fm_scope;
+
+typedef struct fm_moe_config {
+    int64_t num_experts; /* E, over all ranks */
+    int64_t top_k;       /* 0: the gate's own */
+    int64_t d_hidden;    /* h, each expert's width */
+    char gate[32];
+    fm_act activation;
+    bool bias;                    /* the experts' biases */
+    double capacity_factor;       /* 0: dropless */
+    double eval_capacity_factor;  /* 0: dropless */
+    fm_drop_policy drop_policy;
+    fm_scope capacity_scope, aux_loss_scope;
+    double aux_loss_weight, z_loss_weight;
+    bool gate_bias;
+    double scale;          /* multiplies every score */
+    int64_t num_shared_experts;
+    bool renormalize;      /* survivors' scores are divided by their sum after drops */
+    double jitter;         /* switch: inputs of the router times U[1-jitter, 1+jitter] in training */
+    bool random_second;    /* gshard: second choice kept with probability min(1, 2·score) */
+} fm_moe_config;
+
+/* Needs what has no sensible default. */
+fm_moe_config fm_moe_config_default(int64_t num_experts, int64_t d_hidden);
+/* Every field in its range, and fields that exclude each other; names both. Resolves top_k 0. */
+fm_status fm_moe_config_check(fm_ctx *ctx, fm_moe_config *c);
+
+/* Statistics of the last forward, on the host. */
+typedef struct fm_moe_stats {
+    int64_t tokens;             /* T */
+    double load_max_over_mean;  /* busiest expert over the mean, before drops */
+    double load_cv;             /* coefficient of variation of tokens per expert */
+    double dropped;             /* fraction of the T·k choices that capacity or sampling dropped */
+    double entropy;             /* of the mean routing distribution, nats, in [0, ln E] */
+    double aux_loss, z_loss;    /* unweighted */
+} fm_moe_stats;
+
+typedef struct fm_moe {
+    fm_moe_config config;
+    fm_mesh *mesh; /* borrowed */
+    int64_t d_model, num_local_experts;
+    char name[64];
+    uint64_t stream; /* of its random numbers */
+    bool training;
+    /* parameters, owned by the set they were added to */
+    fm_tensor *gate_w, *gate_b;            /* [E, d], [E], fp32 */
+    fm_tensor *up_w, *up_b;                /* [E_local, h or 2h, d], [E_local, ..] */
+    fm_tensor *down_w, *down_b;            /* [E_local, d, h], [E_local, d] */
+    fm_tensor *shared_up_w, *shared_up_b, *shared_down_w, *shared_down_b;
+    const fm_gate *gate;
+    /* of the last forward; NULL before it */
+    fm_tensor *last_indices, *last_scores; /* int32 [T, k], fp32 [T, k] */
+    fm_tensor *last_counts;                /* int32 [E], after drops */
+    fm_tensor *aux; /* [1] weighted balance + z loss, on the tape; NULL when both weights are 0 */
+    fm_moe_stats stats;
+} fm_moe;
+
+/* Adds the layer's parameters under `name` ("layers.1.moe") to `params`; `m` must not move until
+ * fm_moe_free. std_down: the initial deviation of the projection into the residual stream. */
+fm_status fm_moe_init(fm_ctx *ctx, fm_moe *m, const char *name, const fm_moe_config *config,
+                      fm_mesh *mesh, int64_t d_model, fm_dtype dtype, float std, float std_down,
+                      fm_param_set *params);
+void fm_moe_free(fm_moe *m); /* drops the last forward's tensors; safe on a zeroed one */
+
+/* x [B, S, d] or [T, d]; token_ids int32 of the same leading shape, or NULL (only `hash` reads it).
+ * sequences: rows are B sequences of T/B (scopes "sequence"). */
+fm_status fm_moe_forward(fm_ctx *ctx, fm_moe *m, fm_tensor **y, fm_tensor *x, fm_tensor *token_ids);
+
+/* Multiply-adds ·2 of one token through router and its experts, forward. */
+double fm_moe_flops_per_token(const fm_moe *m);
+
+#endif

@@ -1,0 +1,73 @@
+/* Sharded HDF5 checkpoints: written in the background, committed by one rename.
+ *
+ *   root/step_00000100/  manifest.json  dense-pp00-tp00.h5  expert-pp00-ep00-etp00.h5
+ *                        optim-....h5   state.h5
+ *   root/latest          one line
+ *
+ * docs/checkpoint-format.md specifies the files. What a checkpoint holds is a list of
+ * named arrays, each with its placement; io knows no model and no optimiser.
+ */
+#ifndef FM_IO_CHECKPOINT_H
+#define FM_IO_CHECKPOINT_H
+#include "parallel/param.h"
+
+/* Which file an array goes to. */
+typedef enum fm_ckpt_group { FM_CKPT_DENSE, FM_CKPT_EXPERT, FM_CKPT_OPTIM } fm_ckpt_group;
+
+/* One array: fp32 in memory of the device; views of flat buffers. Names are unique in a group's
+ * file: "layers.0.attn.qkv.weight"; optimiser: "adamw.m/layers.0.attn.qkv.weight". */
+typedef struct fm_ckpt_array {
+    char name[160];
+    fm_ckpt_group group;
+    const fm_placement *placement;
+    void *data; /* local elements, fp32, device memory */
+} fm_ckpt_array;
+
+typedef struct fm_ckpt_content {
+    int64_t step;
+    int n_arrays;
+    fm_ckpt_array *arrays;
+    const char *state_json; /* sample position, schedule, seed, extra: one JSON object, UTF-8 */
+} fm_ckpt_content;
+
+typedef struct fm_ckpt_config {
+    const char *root;
+    int keep_last;       /* at least 1 */
+    bool asynchronous;
+    int compression;     /* gzip level, 0 = none */
+} fm_ckpt_config;
+
+typedef struct fm_checkpointer fm_checkpointer;
+
+fm_status fm_checkpointer_new(fm_ctx *ctx, fm_mesh *mesh, const fm_ckpt_config *c,
+                              fm_checkpointer **out);
+/* Waits for a save under way; its failure is lost unless fm_checkpointer_wait was called. */
+void fm_checkpointer_free(fm_checkpointer *k);
+
+/* Copies everything to host memory, then writes (in a thread when asynchronous). A save still under
+ * way is finished first; a failure of it is returned here. */
+fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_content *content);
+/* Until the last save is on disk and committed; returns its failure, once. */
+fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k);
+/* Commits a finished background save without waiting: call between steps. */
+fm_status fm_checkpointer_poll(fm_ctx *ctx, fm_checkpointer *k);
+
+/* Steps of the complete checkpoints under root, rising; *steps is malloc'ed. None: n = 0. */
+fm_status fm_checkpoint_list(fm_ctx *ctx, const char *root, int64_t **steps, int *n);
+
+/* An opened checkpoint, for reading. */
+typedef struct fm_ckpt_reader fm_ckpt_reader;
+/* `path` is a step_N folder. Everything about the files is checked here but the data. */
+fm_status fm_ckpt_open(fm_ctx *ctx, const char *path, fm_ckpt_reader **out);
+void fm_ckpt_close(fm_ckpt_reader *r);
+int64_t fm_ckpt_step(const fm_ckpt_reader *r);
+const char *fm_ckpt_state_json(const fm_ckpt_reader *r);
+const char *fm_ckpt_manifest_json(const fm_ckpt_reader *r);
+/* Fills a->data (device memory) with the elements of a->placement, whatever layout the writer had.
+ * FM_ERR_CHECKPOINT names file and dataset: missing, other global shape, checksum, truncated. */
+fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *a);
+bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name);
+/* Every file's checksum and every dataset's chunks; FM_ERR_CHECKPOINT names the first bad one. */
+fm_status fm_ckpt_verify(fm_ctx *ctx, const char *path);
+
+#endif

@@ -1,0 +1,77 @@
+/* Optimisers and learning-rate schedules.
+ *
+ * An optimiser owns the moments of one or more parameter sets, as flat fp32 buffers
+ * with the sets' element offsets, so that a step is one linear pass per set.
+ */
+#ifndef FM_MODEL_OPTIM_H
+#define FM_MODEL_OPTIM_H
+#include "parallel/param.h"
+
+typedef enum fm_schedule_kind {
+    FM_CONSTANT,
+    FM_LINEAR,
+    FM_COSINE,
+    FM_WSD,
+    FM_INVERSE_SQRT
+} fm_schedule_kind;
+
+/* Factor on the base rate at step s, counted from 1:
+ *   s <= warmup               s / warmup
+ *   after it, with t = (s - w) / (total - w), w = warmup (offset) or 0:
+ *   constant       1
+ *   linear         1 + (final - 1) t
+ *   cosine         final + (1 - final) (1 + cos πt) / 2
+ *   wsd            1 until the last `decay` steps, then linear to final
+ *   inverse_sqrt   sqrt(max(warmup, 1) / s)
+ * and final (inverse_sqrt: the formula) beyond total. */
+typedef struct fm_schedule {
+    fm_schedule_kind kind;
+    int64_t warmup, total, decay;
+    double final;
+    bool offset; /* the decay starts after the warmup; false: at step 0 */
+} fm_schedule;
+double fm_schedule_factor(const fm_schedule *s, int64_t step);
+fm_status fm_schedule_check(fm_ctx *ctx, const fm_schedule *s);
+
+typedef enum fm_optim_kind { FM_ADAMW, FM_SGD } fm_optim_kind;
+typedef struct fm_optim_config {
+    fm_optim_kind kind;
+    double lr, beta1, beta2, eps, weight_decay; /* adamw */
+    double momentum;                            /* sgd */
+    bool nesterov;
+    double clip_grad_norm; /* 0: no clipping; the norm is reported all the same */
+    int64_t micro_batches;
+    fm_schedule schedule;
+} fm_optim_config;
+fm_optim_config fm_optim_config_default(fm_optim_kind kind, double lr);
+
+typedef struct fm_optim {
+    fm_ctx *ctx;
+    fm_optim_config config;
+    fm_mesh *mesh; /* borrowed */
+    int n_sets;
+    fm_param_set **sets; /* borrowed */
+    fm_tensor **m, **v;  /* per set, fp32 [numel]; v NULL for SGD, both NULL without momentum */
+    int64_t step;        /* completed */
+    int64_t backwards;   /* since the last step */
+    double loss_sum;     /* of their micro-batch losses */
+} fm_optim;
+
+typedef struct fm_step_info {
+    double loss;      /* mean over the micro-batches */
+    double grad_norm; /* before clipping */
+    double lr;
+    bool skipped;     /* the norm was not finite: nothing was updated */
+} fm_step_info;
+
+fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh,
+                       fm_param_set **sets, int n_sets, fm_optim **out);
+void fm_optim_free(fm_optim *o);
+
+/* Backward of one micro-batch: fm_backward of loss / micro_batches, counted; lm_loss enters the
+ * mean that fm_optim_step reports. FM_ERR_STATE beyond micro_batches. */
+fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss);
+/* FM_ERR_STATE unless exactly micro_batches backwards have run. */
+fm_status fm_optim_step(fm_optim *o, fm_step_info *info);
+
+#endif

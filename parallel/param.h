@@ -1,0 +1,102 @@
+/* Parameters and their placement: the one record that initialisation, gradient reduction,
+ * norms, ZeRO and checkpoints read. A parameter without a placement cannot be made.
+ *
+ * A fm_param_set owns the parameters of one model: three flat buffers (weights in the
+ * model's dtype, fp32 masters where that is not fp32, fp32 gradients), in which every
+ * parameter is a tensor that views its slice. Optimisers add their moments as further
+ * flat fp32 buffers with the same element offsets.
+ */
+#ifndef FM_PARALLEL_PARAM_H
+#define FM_PARALLEL_PARAM_H
+#include "parallel/mesh.h"
+#include "tensor/tensor.h"
+
+/* A block of a global array: start <= index < stop in each dimension. */
+typedef struct fm_box {
+    int64_t start[FM_MAX_DIMS], stop[FM_MAX_DIMS];
+} fm_box;
+
+enum { FM_MAX_BOXES = 8 };
+
+/* Over which ranks the same values are held: gradients are summed over that group. */
+typedef enum fm_replicas {
+    FM_REPLICATED_DP, /* dense parameters: every data-parallel rank */
+    FM_REPLICATED_EDP /* experts: the ranks that hold the same experts */
+} fm_replicas;
+
+/* Where this rank's slice lies. The local array is the boxes one after another along
+ * dimension 0 (a tensor-parallel slice of qkv is three boxes). */
+typedef struct fm_placement {
+    int ndim;
+    int64_t global_shape[FM_MAX_DIMS];
+    int n_boxes;
+    fm_box boxes[FM_MAX_BOXES];
+    fm_replicas replicas;
+} fm_placement;
+
+/* How a parameter starts: drawn by global element index, so the layout does not matter. */
+typedef enum fm_init_kind { FM_INIT_CONSTANT, FM_INIT_NORMAL } fm_init_kind;
+typedef struct fm_init {
+    fm_init_kind kind;
+    float mean; /* the constant, or the normal's mean */
+    float std;
+} fm_init;
+
+typedef struct fm_param_spec {
+    char name[96];        /* global name: "layers.3.attn.qkv.weight" */
+    fm_placement placement;
+    fm_dtype dtype;       /* of the weights: the model's, or fp32 (routers) */
+    bool decay;           /* weight decay applies */
+    fm_init init;
+} fm_param_spec;
+
+typedef struct fm_param {
+    fm_param_spec spec;
+    fm_tensor *weight;  /* local slice, leaf, requires_grad; its grad is set from the start */
+    int64_t offset;     /* elements from the start of the flat fp32 buffers */
+    int64_t numel;      /* local */
+} fm_param;
+
+typedef struct fm_param_set {
+    fm_ctx *ctx;
+    int n;
+    fm_param **items;   /* in order of definition: the order of checkpoints and of named_parameters */
+    int64_t numel;      /* local elements, each parameter padded to 16 */
+    fm_tensor *grads;   /* fp32 [numel] */
+    fm_tensor *masters; /* fp32 [numel]: the weights themselves for fp32 parameters */
+    fm_tensor *models;  /* bf16 [numel]; NULL when no parameter is bf16 */
+    bool sealed;
+} fm_param_set;
+
+fm_status fm_param_set_new(fm_ctx *ctx, fm_param_set **out);
+void fm_param_set_free(fm_param_set *s);
+
+/* Adds a parameter; `*out` gets its tensor when the set is sealed. Names are unique: a second one
+ * is FM_ERR_VALUE. FM_ERR_STATE after sealing. */
+fm_status fm_param_add(fm_param_set *s, const fm_param_spec *spec, fm_tensor **out);
+
+/* A whole (unsharded) parameter's spec. */
+fm_param_spec fm_param_spec_whole(const char *name, int ndim, const int64_t *shape, fm_dtype dtype,
+                                  bool decay, fm_init init);
+
+/* Allocates the flat buffers, makes the tensors, draws the initial values:
+ * normal(mean, std) of element i from Philox(seed, name, i), see fm_rng_normal. */
+fm_status fm_param_set_seal(fm_param_set *s);
+
+fm_param *fm_param_find(const fm_param_set *s, const char *name); /* NULL: no such name */
+
+/* Checkpoints and copy_: overwrites a parameter's local fp32 values, master and model copy. */
+fm_status fm_param_set_values(fm_param_set *s, fm_param *p, const float *host, int64_t n);
+fm_status fm_param_get_values(fm_param_set *s, const fm_param *p, float *host, int64_t n);
+
+/* Local elements of a placement; global elements. */
+int64_t fm_placement_numel(const fm_placement *p);
+int64_t fm_placement_global_numel(const fm_placement *p);
+/* Global (flat) element index of local element i. */
+int64_t fm_placement_global_index(const fm_placement *p, int64_t i);
+
+void fm_param_zero_grads(fm_param_set *s);
+/* Parameters whose gradient was not written since fm_param_zero_grads get zeros. */
+fm_status fm_param_complete_grads(fm_param_set *s);
+
+#endif
