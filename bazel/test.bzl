@@ -50,7 +50,7 @@ def mpi_cc_test(name, binary, ranks, omp_threads = 1, needs = [], disabled = Non
         **kwargs
     )
 
-def python_test(name, script, needs = [], disabled = None, args = [], data = [], tags = [], size = "small", **kwargs):
+def python_test(name, script, needs = [], disabled = None, args = [], data = [], env = {}, tags = [], size = "small", **kwargs):
     """Runs a plain Python script, without `train`, by the Python that fmoe embeds."""
     sh_test(
         name = name,
@@ -58,6 +58,7 @@ def python_test(name, script, needs = [], disabled = None, args = [], data = [],
         srcs = ["//bazel:run_python_test.sh"],
         args = ["$(rootpath @python//:python3.sh)", "$(rootpath %s)" % script] + args,
         data = ["@python//:python3.sh", script] + data,
+        env = dict(env, OMP_NUM_THREADS = "1"),
         tags = _tags(tags, 1, 1, disabled),
         target_compatible_with = skipped_where(needs, disabled),
         **kwargs

@@ -44,11 +44,12 @@ __attribute__((used, visibility("default"))) const char *__tsan_default_options(
     return "second_deadlock_stack=1";
 }
 
-/* Built without the sanitizer, so their locks are not seen. */
+/* Built without the sanitizer, so the order that their locks make is not seen. */
 __attribute__((used, visibility("default"))) const char *__tsan_default_suppressions(void)
 {
-    return "called_from_lib:libgomp\ncalled_from_lib:libopenblas\ncalled_from_lib:libdnnl\n"
-           "called_from_lib:libmpi\ncalled_from_lib:libopen-pal\n";
+    return "race:libgomp\nrace:libopenblas\nrace:libdnnl\nrace:libmpi\nrace:libopen-pal\n"
+           "race:libopen-rte\nrace:libpmix\nrace:libevent\nrace:mca_\nmutex:libpmix\n"
+           "deadlock:libopen-pal\ndeadlock:libopen-rte\n";
 }
 #endif
 
