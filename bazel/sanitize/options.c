@@ -11,15 +11,13 @@
 const char *__asan_default_options(void);
 const char *__lsan_default_suppressions(void);
 
-__attribute__((used, visibility("default"))) const char *__asan_default_options(void)
-{
+__attribute__((used, visibility("default"))) const char *__asan_default_options(void) {
     return "detect_leaks=1:malloc_context_size=40:detect_stack_use_after_return=1";
 }
 
 /* No library here calls back into our code, so no leak of ours is hidden. libpython
  * is not listed: every call from a script passes through it. */
-__attribute__((used, visibility("default"))) const char *__lsan_default_suppressions(void)
-{
+__attribute__((used, visibility("default"))) const char *__lsan_default_suppressions(void) {
     return "leak:libmpi\nleak:libopen-pal\nleak:libopen-rte\nleak:libpmix\nleak:mca_\n"
            "leak:libhwloc\nleak:libevent\nleak:libopenblas\nleak:libdnnl\nleak:libgomp\n"
            "leak:libcuda\nleak:libnccl\nleak:libcublas\n";
@@ -29,8 +27,7 @@ __attribute__((used, visibility("default"))) const char *__lsan_default_suppress
 #if defined(FM_UBSAN)
 const char *__ubsan_default_options(void);
 
-__attribute__((used, visibility("default"))) const char *__ubsan_default_options(void)
-{
+__attribute__((used, visibility("default"))) const char *__ubsan_default_options(void) {
     return "print_stacktrace=1";
 }
 #endif
@@ -39,14 +36,12 @@ __attribute__((used, visibility("default"))) const char *__ubsan_default_options
 const char *__tsan_default_options(void);
 const char *__tsan_default_suppressions(void);
 
-__attribute__((used, visibility("default"))) const char *__tsan_default_options(void)
-{
+__attribute__((used, visibility("default"))) const char *__tsan_default_options(void) {
     return "second_deadlock_stack=1";
 }
 
 /* Built without the sanitizer, so the order that their locks make is not seen. */
-__attribute__((used, visibility("default"))) const char *__tsan_default_suppressions(void)
-{
+__attribute__((used, visibility("default"))) const char *__tsan_default_suppressions(void) {
     return "race:libgomp\nrace:libopenblas\nrace:libdnnl\nrace:libmpi\nrace:libopen-pal\n"
            "race:libopen-rte\nrace:libpmix\nrace:libevent\nrace:mca_\nmutex:libpmix\n"
            "deadlock:libopen-pal\ndeadlock:libopen-rte\n";
