@@ -167,7 +167,8 @@ struct fm_ops {
                              int64_t rows, int64_t cols);
     fm_status (*act_backward)(fm_device *dev, fm_dtype dt, fm_act act, void *dx, const void *x,
                               const void *dy, int64_t rows, int64_t cols, bool accumulate);
-    /* y = x * mask / (1-p), mask drawn from key at the global index. Backward: the same on dy. */
+    /* y = x * (kept ? 1/(1-p) : 0); an element is kept where fm_rng_uniform of its bits
+     * (fm_rng_bits at its global index) is >= p. Backward: the same on dy. */
     fm_status (*dropout)(fm_device *dev, fm_dtype dt, void *y, const void *x, int64_t rows,
                          int64_t cols, float p, const fm_rng_key *key, bool accumulate);
 

@@ -66,9 +66,10 @@ static inline FM_HD uint32_t fm_rng_bits(const fm_rng_key *k, uint64_t element) 
     return out[element & 3];
 }
 
-/* Uniform in (0, 1): the 24 high bits, centred, so neither 0 nor 1 occurs. */
+/* Uniform in (0, 1): the 23 high bits, centred, so neither 0 nor 1 occurs (with 24 bits the
+ * centre of the last interval would round to 1). */
 static inline FM_HD float fm_rng_uniform(uint32_t bits) {
-    return ((float)(bits >> 8) + 0.5f) * (1.0f / 16777216.0f);
+    return ((float)(bits >> 9) + 0.5f) * (1.0f / 8388608.0f);
 }
 
 /* Standard normal of one global element; host only (initialisation, gate noise), in double:
