@@ -16,12 +16,12 @@ struct fm_device;
 typedef struct fm_allocator fm_allocator;
 
 typedef struct fm_alloc_stats {
-    size_t in_use;        /* bytes handed out now, after rounding */
-    size_t peak_in_use;   /* most of them since creation or fm_alloc_reset_peak */
-    size_t reserved;      /* bytes taken from the backend */
+    size_t in_use;      /* bytes handed out now, after rounding */
+    size_t peak_in_use; /* most of them since creation or fm_alloc_reset_peak */
+    size_t reserved;    /* bytes taken from the backend */
     size_t peak_reserved;
-    int64_t n_alloc;      /* calls of fm_alloc */
-    int64_t n_backend;    /* of which had to ask the backend */
+    int64_t n_alloc;   /* calls of fm_alloc */
+    int64_t n_backend; /* of which had to ask the backend */
 } fm_alloc_stats;
 
 fm_status fm_allocator_new(struct fm_device *dev, fm_error *err, fm_allocator **out);

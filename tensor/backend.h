@@ -36,10 +36,10 @@ struct fm_device {
     const fm_ops *ops;
     fm_error *error; /* the owning context's */
     void *impl;
-    int index;         /* 0 for the CPU; the GPU's ordinal */
-    bool on_host;      /* its memory can be read by the CPU */
-    char name[32];     /* "cpu", "cuda:0" */
-    char model[128];   /* "AMD EPYC ... (x86-64-v4, 2 threads)", "NVIDIA H200" */
+    int index;       /* 0 for the CPU; the GPU's ordinal */
+    bool on_host;    /* its memory can be read by the CPU */
+    char name[32];   /* "cpu", "cuda:0" */
+    char model[128]; /* "AMD EPYC ... (x86-64-v4, 2 threads)", "NVIDIA H200" */
 };
 
 /* name, text. `NONE` first: zero-initialised arguments mean it. gelu is the tanh form. */
@@ -148,7 +148,8 @@ struct fm_ops {
     fm_status (*sync)(fm_device *dev);
 
     /* ---- elementwise, n elements */
-    fm_status (*cast)(fm_device *dev, fm_dtype to, void *y, fm_dtype from, const void *x, int64_t n);
+    fm_status (*cast)(fm_device *dev, fm_dtype to, void *y, fm_dtype from, const void *x,
+                      int64_t n);
     fm_status (*fill)(fm_device *dev, fm_dtype dt, void *y, float value, int64_t n);
     fm_status (*add)(fm_device *dev, fm_dtype dt, void *y, const void *a, const void *b, int64_t n);
     fm_status (*mul)(fm_device *dev, fm_dtype dt, void *y, const void *a, const void *b, int64_t n,
@@ -227,9 +228,8 @@ struct fm_ops {
     /* dlogits = (exp(logits - lse) - 1[v == target]) * scale; 0 rows where target is -1. May be
      * in place (dlogits == logits). scale: one fp32 number in device memory times `factor`. */
     fm_status (*cross_entropy_backward)(fm_device *dev, fm_dtype dt, void *dlogits,
-                                        const void *logits, const float *lse,
-                                        const int32_t *target, const float *scale, float factor,
-                                        int64_t T, int64_t V);
+                                        const void *logits, const float *lse, const int32_t *target,
+                                        const float *scale, float factor, int64_t T, int64_t V);
     /* y[0] (+)= factor * Σ x, fp32, summed in a fixed order (double inside) */
     fm_status (*sum)(fm_device *dev, float *y, const float *x, float factor, int64_t n,
                      bool accumulate);
@@ -239,7 +239,8 @@ struct fm_ops {
     fm_status (*top_k)(fm_device *dev, float *values, int32_t *indices, const float *x, int64_t T,
                        int64_t n, int64_t k);
     fm_status (*gather_cols)(fm_device *dev, float *y, const float *x, const int32_t *idx,
-                             int64_t T, int64_t n, int64_t k); /* y[t,j] = x[t, idx[t,j]], 0 at -1 */
+                             int64_t T, int64_t n,
+                             int64_t k); /* y[t,j] = x[t, idx[t,j]], 0 at -1 */
     fm_status (*scatter_cols)(fm_device *dev, float *dx, const float *dy, const int32_t *idx,
                               int64_t T, int64_t n, int64_t k, bool accumulate); /* its adjoint */
     /* Stable counting sort of the T*k choices by expert, in order (t, j).
@@ -273,16 +274,17 @@ struct fm_ops {
 /* Compared before anything else of a plugin is called. */
 enum { FM_BACKEND_ABI = 1 };
 typedef struct fm_backend_id {
-    uint32_t abi;      /* FM_BACKEND_ABI */
-    uint32_t ops_size; /* sizeof(fm_ops) */
-    char name[16];     /* "cuda" */
+    uint32_t abi;       /* FM_BACKEND_ABI */
+    uint32_t ops_size;  /* sizeof(fm_ops) */
+    char name[16];      /* "cuda" */
     char built_for[64]; /* "sm_80 sm_90a sm_100a" */
 } fm_backend_id;
 
 /* The symbols that a plugin exports. */
-typedef const fm_backend_id *(*fm_backend_id_fn)(void);                      /* fm_backend_id */
-typedef fm_status (*fm_backend_open_fn)(int index, fm_error *err, fm_device **out); /* fm_backend_open */
-typedef void (*fm_backend_close_fn)(fm_device *dev);                         /* fm_backend_close */
+typedef const fm_backend_id *(*fm_backend_id_fn)(void); /* fm_backend_id */
+typedef fm_status (*fm_backend_open_fn)(int index, fm_error *err,
+                                        fm_device **out); /* fm_backend_open */
+typedef void (*fm_backend_close_fn)(fm_device *dev);      /* fm_backend_close */
 
 /* The CPU backend, always there. */
 fm_status fm_cpu_open(fm_error *err, fm_device **out);

@@ -7,7 +7,7 @@
 #define FM_TENSOR_CTX_H
 #include "tensor/alloc.h"
 #include "tensor/backend.h"
-#include "tensor/tensor.h"
+#include "tensor/tape.h"
 
 typedef struct fm_profile fm_profile;
 
@@ -15,7 +15,7 @@ struct fm_ctx {
     fm_error error;
     fm_device *dev;
     fm_allocator *alloc;
-    void *plugin;                     /* dlopen handle; NULL for the CPU */
+    void *plugin; /* dlopen handle; NULL for the CPU */
     void (*close_device)(fm_device *);
 
     /* Random numbers: see rng.h. The trainer counts step and micro. */
@@ -24,9 +24,16 @@ struct fm_ctx {
     /* Rows of the global micro-batch that this rank holds (fm_rng_key). */
     int64_t row_offset, row_block, row_stride;
 
-    bool grad_enabled;   /* operations record themselves */
-    uint64_t next_seq;   /* number of the next node */
-    bool recomputing;    /* inside the second pass of fm_recompute */
+    bool grad_enabled; /* operations record themselves */
+    uint64_t next_seq; /* number of the next node */
+    uint64_t walks;    /* backward walks so far */
+    fm_tensor
+        *scratch[FM_NODE_MAX_INPUTS]; /* of the gradients that the running backward has begun */
+    int n_scratch;
+    fm_node *dying; /* see fm_node_free */
+    bool draining;
+    int64_t live_tensors, live_nodes;
+    bool recomputing;     /* inside the second pass of fm_recompute */
     size_t logits_budget; /* bytes: larger logits are recomputed in backward, in chunks */
 
     fm_profile *profile; /* NULL: off */

@@ -76,7 +76,8 @@ static fm_status parse_device(const char *device, fm_error *err, enum device_kin
         }
     }
     return fm_fail(err, FM_ERR_VALUE,
-                   "device: '%s' is not one of auto, cpu, cuda, cuda:N with N a GPU's number", text);
+                   "device: '%s' is not one of auto, cpu, cuda, cuda:N with N a GPU's number",
+                   text);
 }
 
 #ifdef FM_WITH_CUDA

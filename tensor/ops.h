@@ -17,20 +17,23 @@
 #include "tensor/tensor.h"
 
 /* ---- elementwise */
-fm_status fm_add(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b);      /* same shape */
-fm_status fm_mul(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b);      /* same shape */
-fm_status fm_scale(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float alpha);     /* alpha * x */
-fm_status fm_cast(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_dtype dtype);   /* float to float, int to int */
+fm_status fm_add(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b);  /* same shape */
+fm_status fm_mul(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b);  /* same shape */
+fm_status fm_scale(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float alpha); /* alpha * x */
+fm_status fm_cast(fm_ctx *ctx, fm_tensor **y, fm_tensor *x,
+                  fm_dtype dtype); /* float to float, int to int */
 /* y[..., r, :] = a[..., r, :] + b[r, :]; a [..., S, d], b [S, d] or [d] */
 fm_status fm_add_rows(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b);
 /* glu forms halve the last dimension */
 fm_status fm_activation(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_act act);
 /* Inverted dropout, mask counted by (key, global element); returns x itself when p == 0. */
 fm_status fm_dropout(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float p, const fm_rng_key *key);
-fm_status fm_sum(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float factor); /* [1] fp32 = factor Σ x; x fp32 */
+fm_status fm_sum(fm_ctx *ctx, fm_tensor **y, fm_tensor *x,
+                 float factor); /* [1] fp32 = factor Σ x; x fp32 */
 
 /* ---- shape; reshape and split along the first dimension are views */
-fm_status fm_reshape(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int ndim, const int64_t *shape); /* one -1 allowed */
+fm_status fm_reshape(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int ndim,
+                     const int64_t *shape); /* one -1 allowed */
 fm_status fm_cat(fm_ctx *ctx, fm_tensor **y, fm_tensor **x, int n, int axis);
 fm_status fm_split(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int axis, int64_t start, int64_t stop);
 
@@ -40,14 +43,16 @@ fm_status fm_matmul(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b, bool
 /* y = act(x wᵀ + b); x [..., in], w [out, in], b [out] or NULL. act may not be a glu.
  * x may be bf16 with w fp32 (a router): x is widened and y is fp32.
  * FLOPs 2·T·in·out forward, twice that backward. */
-fm_status fm_linear(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, fm_tensor *b, fm_act act);
+fm_status fm_linear(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, fm_tensor *b,
+                    fm_act act);
 /* The same per expert over row segments; x [N, in], w [E, out, in], b [E, out] or NULL,
  * offsets int32 [E+1] rising from 0; rows behind offsets[E] are not read and come out undefined. */
 fm_status fm_grouped_linear(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, fm_tensor *b,
                             fm_tensor *offsets, fm_act act);
 
 /* ---- normalisation of the last dimension; b may be NULL */
-fm_status fm_layer_norm(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, fm_tensor *b, float eps);
+fm_status fm_layer_norm(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, fm_tensor *b,
+                        float eps);
 fm_status fm_rms_norm(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, float eps);
 
 /* ---- attention */
@@ -97,7 +102,8 @@ fm_status fm_moe_permute(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, const fm_moe_
 fm_status fm_moe_unpermute(fm_ctx *ctx, fm_tensor **y, fm_tensor *z, fm_tensor *scores,
                            const fm_moe_map *map);
 /* loss [1] = factor · Σ_e f[e] · mean_t probs[t, e]; probs [T, E] differentiable, f fp32 [E] constant */
-fm_status fm_balance_loss(fm_ctx *ctx, fm_tensor **loss, fm_tensor *probs, fm_tensor *f, float factor);
+fm_status fm_balance_loss(fm_ctx *ctx, fm_tensor **loss, fm_tensor *probs, fm_tensor *f,
+                          float factor);
 /* loss [1] = factor · mean_t logsumexp(logits[t])² */
 fm_status fm_z_loss(fm_ctx *ctx, fm_tensor **loss, fm_tensor *logits, float factor);
 

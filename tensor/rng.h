@@ -21,9 +21,9 @@
  *   (row_offset + row / row_block * row_stride + row % row_block) * cols + col
  * where the three row numbers say which rows of the global array this rank holds. */
 typedef struct fm_rng_key {
-    uint64_t key;    /* seed and stream, mixed */
-    uint32_t step;   /* completed optimiser steps */
-    uint32_t micro;  /* micro-batch within the step */
+    uint64_t key;   /* seed and stream, mixed */
+    uint32_t step;  /* completed optimiser steps */
+    uint32_t micro; /* micro-batch within the step */
     int64_t row_offset, row_block, row_stride;
 } fm_rng_key;
 
@@ -72,8 +72,8 @@ static inline FM_HD float fm_rng_uniform(uint32_t bits) {
     return ((float)(bits >> 9) + 0.5f) * (1.0f / 8388608.0f);
 }
 
-/* Standard normal of one global element; host only (initialisation, gate noise), in double:
- * Box-Muller over element's own two words (blocks 2e and 2e+1 are not shared with uniforms). */
+/* Standard normal of one global element, in double, by Box-Muller; host only (initialisation, gate
+ * noise). Draws from blocks that no uniform number under the same key comes from. */
 double fm_rng_normal(const fm_rng_key *k, uint64_t element);
 
 /* FNV-1a of a name: the stream of a parameter or layer. */

@@ -26,16 +26,19 @@ enum { FM_NODE_MAX_INPUTS = 6, FM_NODE_MAX_SAVED = 8, FM_NODE_MAX_OUTPUTS = 4 };
 typedef fm_status (*fm_backward_fn)(fm_ctx *ctx, fm_node *node);
 
 struct fm_node {
+    fm_ctx *ctx;
     int refs; /* one per living output, one while the tape works on it */
     uint64_t seq;
-    const char *name; /* static string: for messages, profiles, the watchdog */
+    uint64_t visited;    /* the last walk that met it */
+    fm_node *next_dying; /* list of nodes to free, so that long chains need no recursion */
+    const char *name;    /* static string: for messages, profiles, the watchdog */
     fm_backward_fn backward;
     int n_inputs, n_saved, n_outputs;
     fm_tensor *inputs[FM_NODE_MAX_INPUTS]; /* references held */
     fm_tensor *saved[FM_NODE_MAX_SAVED];   /* references held */
     fm_tensor *dout[FM_NODE_MAX_OUTPUTS];
-    bool done; /* backward has run: a second one is an error */
-    void *attrs; /* the operation's parameters; freed with the node */
+    bool done;                       /* backward has run: a second one is an error */
+    void *attrs;                     /* the operation's parameters; freed with the node */
     void (*free_attrs)(void *attrs); /* NULL: free() */
 };
 
@@ -54,6 +57,7 @@ typedef struct fm_record {
     int n_saved;
     fm_tensor *outputs[FM_NODE_MAX_OUTPUTS];
     int n_outputs;
+    bool always; /* record though no input needs a gradient: parameters are inside */
     const void *attrs;
     size_t attrs_size;
     void (*free_attrs)(void *attrs);
@@ -64,10 +68,11 @@ fm_status fm_tape_record(fm_ctx *ctx, const fm_record *r);
 typedef struct fm_grad {
     void *data;
     bool accumulate; /* add to data; else overwrite */
+    bool present;    /* target holds a sum already */
     fm_tensor *input, *target, *scratch;
 } fm_grad;
 /* `dtype` is what the kernel will write; where the gradient is kept in another, a scratch tensor
- * stands in and fm_grad_end adds it. */
+ * stands in and fm_grad_end adds it. After an error between the two, the walk cleans up. */
 fm_status fm_grad_begin(fm_ctx *ctx, fm_tensor *input, fm_dtype dtype, fm_grad *g);
 fm_status fm_grad_end(fm_ctx *ctx, fm_grad *g);
 /* Hands the tensor `dy` on as (a contribution to) the gradient of `input`: no copy where it is the
@@ -78,6 +83,8 @@ fm_status fm_grad_pass(fm_ctx *ctx, fm_tensor *input, fm_tensor *dy);
  * loss's shape. Leaf gradients accumulate over calls until fm_zero_grad.
  * FM_ERR_STATE: nothing to differentiate, or the graph was used already. */
 fm_status fm_backward(fm_ctx *ctx, fm_tensor *loss, fm_tensor *dloss);
+/* The same from several tensors at once; pairs with a NULL gradient are skipped. */
+fm_status fm_backward_many(fm_ctx *ctx, fm_tensor **roots, fm_tensor **grads, int n);
 
 /* The next gradient overwrites instead of adding. */
 void fm_zero_grad(fm_tensor *leaf);

@@ -24,13 +24,14 @@ typedef struct fm_tensor {
     fm_dtype dtype;
     int ndim;
     int64_t shape[FM_MAX_DIMS];
-    void *data;           /* device memory: first element */
-    fm_storage *storage;  /* what holds it; shared by views */
+    void *data;          /* device memory: first element */
+    fm_storage *storage; /* what holds it; shared by views */
     /* The tape's fields; see tape.h. */
     bool requires_grad;
-    bool grad_is_set;        /* leaf: grad holds a sum; else the next gradient overwrites it */
-    struct fm_tensor *grad;  /* leaf: fp32 (float dtypes), same shape; NULL until the first backward */
-    fm_node *node;           /* what computed it; NULL for a leaf */
+    bool grad_is_set; /* leaf: grad holds a sum; else the next gradient overwrites it */
+    struct fm_tensor
+        *grad;     /* leaf: fp32 (float dtypes), same shape; NULL until the first backward */
+    fm_node *node; /* what computed it; NULL for a leaf */
     int node_output;
 } fm_tensor;
 
@@ -54,6 +55,9 @@ fm_status fm_tensor_wrap(fm_ctx *ctx, fm_tensor **out, fm_dtype dtype, int ndim,
 fm_tensor *fm_tensor_retain(fm_tensor *t); /* returns t */
 void fm_tensor_free(fm_tensor *t);         /* drops one reference; NULL is legal */
 
+/* Nobody else can see a change of its data: the only reference to the only view of its storage. */
+bool fm_tensor_exclusive(const fm_tensor *t);
+
 /* Views; not on the tape (the differentiable ones are fm_reshape and fm_split in ops.h).
  * fm_tensor_view: same number of elements, another shape. fm_tensor_rows: [start, stop) of the
  * first dimension. */
@@ -67,8 +71,8 @@ fm_status fm_tensor_detach(fm_ctx *ctx, fm_tensor **out, fm_tensor *t);
 int64_t fm_numel(const fm_tensor *t);
 size_t fm_nbytes(const fm_tensor *t);
 bool fm_same_shape(const fm_tensor *a, const fm_tensor *b);
-int64_t fm_rows_of(const fm_tensor *t);  /* product of all dimensions but the last */
-int64_t fm_cols_of(const fm_tensor *t);  /* the last dimension (1 for a scalar) */
+int64_t fm_rows_of(const fm_tensor *t); /* product of all dimensions but the last */
+int64_t fm_cols_of(const fm_tensor *t); /* the last dimension (1 for a scalar) */
 /* "[2, 3] float32", for messages; returns buf. */
 const char *fm_tensor_describe(const fm_tensor *t, char *buf, size_t n);
 
