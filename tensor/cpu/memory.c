@@ -24,8 +24,7 @@ fm_status fm_cpu_mem_alloc(fm_device *dev, size_t bytes, void **out) {
         return fm_fail(dev->error, FM_ERR_OOM, "cpu: no memory for %zu bytes", bytes);
     }
     /* Advice: without it, or where the kernel has none, the block is as good, only slower. */
-    if (align == HUGE_PAGE)
-        (void)madvise(*out, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    if (align == HUGE_PAGE) (void)madvise(*out, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     return FM_OK;
 }
 
@@ -37,8 +36,7 @@ void fm_cpu_mem_free(fm_device *dev, void *p) {
 /* memcpy by both threads: one core alone does not fill the memory's lanes. */
 static void copy_bytes(void *dst, const void *src, size_t bytes) {
     if (bytes < PARALLEL_COPY) {
-        if (bytes > 0)
-            memcpy(dst, src, bytes);
+        if (bytes > 0) memcpy(dst, src, bytes);
         return;
     }
     int64_t chunks = (int64_t)((bytes + COPY_CHUNK - 1) / COPY_CHUNK);
@@ -71,8 +69,7 @@ fm_status fm_cpu_copy(fm_device *dev, void *dst, const void *src, size_t bytes) 
 fm_status fm_cpu_copy_2d(fm_device *dev, void *dst, size_t dst_stride, const void *src,
                          size_t src_stride, size_t width, int64_t rows) {
     (void)dev;
-    if (width == 0)
-        return FM_OK;
+    if (width == 0) return FM_OK;
     bool parallel = rows > 1 && width >= PARALLEL_COPY / (size_t)rows;
 #pragma omp parallel for schedule(static) if (parallel)
     for (int64_t r = 0; r < rows; r++)
@@ -84,8 +81,7 @@ fm_status fm_cpu_copy_2d(fm_device *dev, void *dst, size_t dst_stride, const voi
 fm_status fm_cpu_zero(fm_device *dev, void *p, size_t bytes) {
     (void)dev;
     if (bytes < PARALLEL_COPY) {
-        if (bytes > 0)
-            memset(p, 0, bytes);
+        if (bytes > 0) memset(p, 0, bytes);
         return FM_OK;
     }
     int64_t chunks = (int64_t)((bytes + COPY_CHUNK - 1) / COPY_CHUNK);

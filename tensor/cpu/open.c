@@ -60,13 +60,11 @@ _Static_assert((int)VARIANTS <= (int)FM_CPU_MAX_ISAS, "fm_cpu_isas lists them al
 static void processor_name(char *name, size_t n) {
     snprintf(name, n, "CPU");
     FILE *f = fopen("/proc/cpuinfo", "re");
-    if (!f)
-        return;
+    if (!f) return;
     char line[256];
     while (fgets(line, sizeof line, f)) {
         char *value = strchr(line, ':');
-        if (strncmp(line, "model name", 10) != 0 || !value)
-            continue;
+        if (strncmp(line, "model name", 10) != 0 || !value) continue;
         value += 1 + strspn(value + 1, " \t");
         value[strcspn(value, "\n")] = 0;
         snprintf(name, n, "%s", value);
@@ -102,16 +100,14 @@ static fm_status open_variant(const isa_variant *v, fm_error *err, fm_device **o
 int fm_cpu_isas(const char *names[FM_CPU_MAX_ISAS]) {
     int n = 0;
     for (int i = 0; i < VARIANTS; i++)
-        if (variants[i].runs_here())
-            names[n++] = variants[i].name;
+        if (variants[i].runs_here()) names[n++] = variants[i].name;
     return n;
 }
 
 fm_status fm_cpu_open_isa(const char *isa, fm_error *err, fm_device **out) {
     *out = NULL;
     for (int i = 0; i < VARIANTS; i++) {
-        if (strcmp(isa, variants[i].name) != 0)
-            continue;
+        if (strcmp(isa, variants[i].name) != 0) continue;
         if (!variants[i].runs_here())
             return fm_fail(err, FM_ERR_UNSUPPORTED, "cpu: this processor cannot run %s",
                            variants[i].text);
@@ -124,20 +120,16 @@ fm_status fm_cpu_open_isa(const char *isa, fm_error *err, fm_device **out) {
 fm_status fm_cpu_open(fm_error *err, fm_device **out) {
     *out = NULL;
     for (int i = VARIANTS - 1; i >= 0; i--)
-        if (variants[i].runs_here())
-            return open_variant(&variants[i], err, out);
+        if (variants[i].runs_here()) return open_variant(&variants[i], err, out);
     return fm_fail(err, FM_ERR_UNSUPPORTED,
                    "cpu: this processor cannot run %s, the least of this build", variants[0].text);
 }
 
 void fm_cpu_close(fm_device *dev) {
-    if (!dev)
-        return;
+    if (!dev) return;
     fm_cpu *cpu = dev->impl;
-    if (cpu->free_products)
-        cpu->free_products(cpu->products);
-    for (int i = 0; i < FM_CPU_SCRATCH_USERS; i++)
-        free(cpu->scratch[i].data);
+    if (cpu->free_products) cpu->free_products(cpu->products);
+    for (int i = 0; i < FM_CPU_SCRATCH_USERS; i++) free(cpu->scratch[i].data);
     free(cpu);
     free(dev);
 }

@@ -11,4 +11,8 @@ const fm_ops FM_ISA_NAME(fm_cpu_ops) = {
     .copy_2d = fm_cpu_copy_2d,
     .zero = fm_cpu_zero,
     .sync = fm_cpu_sync,
+#define FM_CPU_SLOT(slot) .slot = FM_ISA_NAME(cpu_##slot),
+    FM_CPU_SLOT(cast) FM_CPU_SLOT(fill) FM_CPU_SLOT(add) FM_CPU_SLOT(mul) FM_CPU_SLOT(scale)
+        FM_CPU_SLOT(add_rows) FM_CPU_SLOT(act_forward) FM_CPU_SLOT(act_backward)
+#undef FM_CPU_SLOT
 };
