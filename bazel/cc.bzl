@@ -2,7 +2,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//bazel:copts.bzl", "FM_COPTS", "FM_LINKOPTS")
-load("//bazel:skip.bzl", "skipped_where")
+load("//bazel:skip.bzl", "skipped_where", "test_tags")
 
 def fm_cc_library(name, copts = [], linkopts = [], **kwargs):
     cc_library(
@@ -32,7 +32,7 @@ def fm_cc_test(name, omp_threads = 1, disabled = None, needs = [], copts = [], l
       linkopts: beside FM_LINKOPTS
       deps: beside //bazel/sanitize
       env: beside OMP_NUM_THREADS
-      tags: beside omp and cpu:N
+      tags: beside those of test_tags
       size: small (60 s), medium (180 s), large (600 s)
       **kwargs: of cc_test
     """
@@ -42,7 +42,7 @@ def fm_cc_test(name, omp_threads = 1, disabled = None, needs = [], copts = [], l
         copts = FM_COPTS + copts,
         linkopts = FM_LINKOPTS + linkopts,
         env = dict(env, OMP_NUM_THREADS = str(omp_threads)),
-        tags = tags + (["omp", "cpu:%d" % omp_threads] if omp_threads > 1 else []) + (["disabled: " + disabled] if disabled else []),
+        tags = test_tags(tags, size, omp_threads, omp_threads, disabled),
         target_compatible_with = skipped_where(needs, disabled),
         deps = deps + ["//bazel/sanitize"],
         **kwargs

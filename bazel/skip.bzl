@@ -35,3 +35,21 @@ def skipped_where(needs, disabled = None):
             "//conditions:default": ["//bazel:never"],
         })
     return result
+
+def test_tags(tags, size, cpus, omp_threads, disabled):
+    """Tags of a test: what Bazel and ./dev read off them.
+
+    Args:
+      tags: the test's own
+      size: small ones are "fast", which ./dev check runs
+      cpus: processors that Bazel reserves
+      omp_threads: more than one is "omp", which --config=tsan leaves out
+      disabled: a reason, for the summary
+    Returns:
+      all of them
+    """
+    return (tags +
+            (["fast"] if size == "small" else []) +
+            (["cpu:%d" % cpus] if cpus > 1 else []) +
+            (["omp"] if omp_threads > 1 else []) +
+            (["disabled: " + disabled] if disabled else []))

@@ -1,11 +1,7 @@
 """Tests that are Python scripts: run by //:train itself, or by the host's Python."""
 
 load("@rules_shell//shell:sh_test.bzl", "sh_test")
-load("//bazel:skip.bzl", "skipped_where")
-
-def _tags(tags, ranks, omp_threads, disabled):
-    cpus = ranks * omp_threads
-    return tags + (["omp"] if omp_threads > 1 else []) + (["cpu:%d" % cpus] if cpus > 1 else []) + (["disabled: " + disabled] if disabled else [])
+load("//bazel:skip.bzl", "skipped_where", "test_tags")
 
 def train_test(name, script, ranks = 1, omp_threads = 1, needs = [], disabled = None, args = [], data = [], env = {}, tags = [], size = "small", **kwargs):
     """Runs `train script args`, under mpirun where ranks > 1 (skipped without MPI).
@@ -20,7 +16,7 @@ def train_test(name, script, ranks = 1, omp_threads = 1, needs = [], disabled = 
       args: of the script
       data: files that it reads
       env: beside OMP_NUM_THREADS
-      tags: beside omp and cpu:N
+      tags: beside those of test_tags
       size: small (60 s), medium (180 s), large (600 s)
       **kwargs: of sh_test
     """
@@ -31,7 +27,7 @@ def train_test(name, script, ranks = 1, omp_threads = 1, needs = [], disabled = 
         args = [str(ranks), "$(rootpath //bazel:mpirun)", "$(rootpath //:train)", "$(rootpath %s)" % script] + args,
         data = ["//bazel:mpirun", "//:train", script] + data,
         env = dict(env, OMP_NUM_THREADS = str(omp_threads)),
-        tags = _tags(tags, ranks, omp_threads, disabled),
+        tags = test_tags(tags, size, ranks * omp_threads, omp_threads, disabled),
         target_compatible_with = skipped_where(needs + (["mpi"] if ranks > 1 else []), disabled),
         **kwargs
     )
@@ -45,7 +41,7 @@ def mpi_cc_test(name, binary, ranks, omp_threads = 1, needs = [], disabled = Non
         args = [str(ranks), "$(rootpath //bazel:mpirun)", "$(rootpath %s)" % binary] + args,
         data = ["//bazel:mpirun", binary] + data,
         env = dict(env, OMP_NUM_THREADS = str(omp_threads)),
-        tags = _tags(tags, ranks, omp_threads, disabled),
+        tags = test_tags(tags, size, ranks * omp_threads, omp_threads, disabled),
         target_compatible_with = skipped_where(needs + (["mpi"] if ranks > 1 else []), disabled),
         **kwargs
     )
@@ -59,7 +55,7 @@ def python_test(name, script, needs = [], disabled = None, args = [], data = [],
         args = ["$(rootpath @python//:python3.sh)", "$(rootpath %s)" % script] + args,
         data = ["@python//:python3.sh", script] + data,
         env = dict(env, OMP_NUM_THREADS = "1"),
-        tags = _tags(tags, 1, 1, disabled),
+        tags = test_tags(tags, size, 1, 1, disabled),
         target_compatible_with = skipped_where(needs, disabled),
         **kwargs
     )
