@@ -18,13 +18,15 @@ struct fm_comm {
     /* in place */
     fm_status (*all_reduce)(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *x, int64_t n, fm_reduce op);
     /* y [size*n], x [n] */
-    fm_status (*all_gather)(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *y, const void *x, int64_t n);
+    fm_status (*all_gather)(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *y, const void *x,
+                            int64_t n);
     /* y [n] = this rank's part of the sum of x [size*n] */
-    fm_status (*reduce_scatter)(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *y, const void *x, int64_t n);
+    fm_status (*reduce_scatter)(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *y, const void *x,
+                                int64_t n);
     /* counts and displacements per peer, host memory, in elements */
-    fm_status (*all_to_all_v)(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *y, const int64_t *recv_counts,
-                              const int64_t *recv_displs, const void *x, const int64_t *send_counts,
-                              const int64_t *send_displs);
+    fm_status (*all_to_all_v)(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *y,
+                              const int64_t *recv_counts, const int64_t *recv_displs, const void *x,
+                              const int64_t *send_counts, const int64_t *send_displs);
     fm_status (*broadcast)(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *x, int64_t n, int root);
     fm_status (*barrier)(fm_comm *c, fm_ctx *ctx);
     void (*free)(fm_comm *c);

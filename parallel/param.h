@@ -24,8 +24,9 @@ typedef enum fm_replicas {
     FM_REPLICATED_EDP /* experts: the ranks that hold the same experts */
 } fm_replicas;
 
-/* Where this rank's slice lies. The local array is the boxes one after another along
- * dimension 0 (a tensor-parallel slice of qkv is three boxes). */
+/* Where this rank's slice lies. Its elements are those of the boxes, one box after another, each
+ * row-major (a tensor-parallel slice of qkv is three boxes). A weight's boxes differ in dimension 0
+ * only, so that its local array is a tensor; a flat ZeRO fragment's may differ in all. */
 typedef struct fm_placement {
     int ndim;
     int64_t global_shape[FM_MAX_DIMS];
@@ -43,26 +44,26 @@ typedef struct fm_init {
 } fm_init;
 
 typedef struct fm_param_spec {
-    char name[96];        /* global name: "layers.3.attn.qkv.weight" */
+    char name[96]; /* global name: "layers.3.attn.qkv.weight" */
     fm_placement placement;
-    fm_dtype dtype;       /* of the weights: the model's, or fp32 (routers) */
-    bool decay;           /* weight decay applies */
+    fm_dtype dtype; /* of the weights: the model's, or fp32 (routers) */
+    bool decay;     /* weight decay applies */
     fm_init init;
 } fm_param_spec;
 
 typedef struct fm_param {
     fm_param_spec spec;
-    fm_tensor *weight;  /* local slice, leaf, requires_grad; its grad is set from the start */
-    int64_t offset;     /* elements from the start of the flat fp32 buffers */
-    int64_t numel;      /* local */
+    fm_tensor *weight; /* local slice, leaf, requires_grad; its grad is set from the start */
+    int64_t offset;    /* elements from the start of the flat fp32 buffers */
+    int64_t numel;     /* local */
 } fm_param;
 
 typedef struct fm_param_set {
     fm_ctx *ctx;
     int n;
-    fm_param **items;   /* in order of definition: the order of checkpoints and of named_parameters */
-    int64_t numel;      /* local elements, each parameter padded to 16 */
-    fm_tensor *grads;   /* fp32 [numel] */
+    fm_param **items; /* in order of definition: the order of checkpoints and of named_parameters */
+    int64_t numel;    /* local elements, each parameter padded to 16 */
+    fm_tensor *grads; /* fp32 [numel] */
     fm_tensor *masters; /* fp32 [numel]: the weights themselves for fp32 parameters */
     fm_tensor *models;  /* bf16 [numel]; NULL when no parameter is bf16 */
     bool sealed;

@@ -1,0 +1,170 @@
+#include "parallel/param.h"
+
+#include "tensor/rng.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Every parameter starts at a multiple of 16 elements: 64 bytes, a cache line and a vector. */
+enum { PAD = 16 };
+
+/* What fm_param_add remembers until the set is sealed. */
+typedef struct pending {
+    fm_param param;
+    fm_tensor **out;
+} pending;
+
+fm_status fm_param_set_new(fm_ctx *ctx, fm_param_set **out) {
+    *out = calloc(1, sizeof **out);
+    FM_CHECK(*out, FM_ERR_OOM, "out of memory: a parameter set");
+    (*out)->ctx = ctx;
+    return FM_OK;
+}
+
+void fm_param_set_free(fm_param_set *s) {
+    if (!s) return;
+    for (int i = 0; i < s->n; i++) {
+        fm_tensor_free(s->items[i]->weight);
+        free(s->items[i]);
+    }
+    free(s->items);
+    fm_tensor_free(s->grads);
+    fm_tensor_free(s->masters);
+    fm_tensor_free(s->models);
+    free(s);
+}
+
+fm_param_spec fm_param_spec_whole(const char *name, int ndim, const int64_t *shape, fm_dtype dtype,
+                                  bool decay, fm_init init) {
+    fm_param_spec spec = {.dtype = dtype, .decay = decay, .init = init};
+    snprintf(spec.name, sizeof spec.name, "%s", name);
+    spec.placement.ndim = ndim;
+    spec.placement.n_boxes = 1;
+    for (int i = 0; i < ndim; i++)
+        spec.placement.global_shape[i] = spec.placement.boxes[0].stop[i] = shape[i];
+    return spec;
+}
+
+fm_param *fm_param_find(const fm_param_set *s, const char *name) {
+    for (int i = 0; i < s->n; i++)
+        if (strcmp(s->items[i]->spec.name, name) == 0) return s->items[i];
+    return NULL;
+}
+
+fm_status fm_param_add(fm_param_set *s, const fm_param_spec *spec, fm_tensor **out) {
+    fm_ctx *ctx = s->ctx;
+    FM_CHECK(!s->sealed, FM_ERR_STATE, "parameter %s: the set is sealed", spec->name);
+    FM_CHECK(!fm_param_find(s, spec->name), FM_ERR_VALUE, "parameter %s exists already",
+             spec->name);
+    FM_CHECK(fm_dtype_is_float(spec->dtype), FM_ERR_DTYPE,
+             "parameter %s: dtype %s; allowed are float32 and bfloat16", spec->name,
+             fm_dtype_name(spec->dtype));
+    FM_CHECK(spec->placement.n_boxes >= 1, FM_ERR_VALUE, "parameter %s has no placement",
+             spec->name);
+    fm_param **items = realloc(s->items, (size_t)(s->n + 1) * sizeof *items);
+    FM_CHECK(items, FM_ERR_OOM, "out of memory: parameter %s", spec->name);
+    s->items = items;
+    pending *p = calloc(1, sizeof *p);
+    FM_CHECK(p, FM_ERR_OOM, "out of memory: parameter %s", spec->name);
+    p->param.spec = *spec;
+    p->param.offset = s->numel;
+    p->param.numel = fm_placement_numel(&spec->placement);
+    p->out = out;
+    s->items[s->n++] = &p->param;
+    s->numel += (p->param.numel + PAD - 1) / PAD * PAD;
+    return FM_OK;
+}
+
+/* [total rows of the boxes, the other dimensions of the first]. */
+static void local_shape(const fm_placement *p, int64_t *shape) {
+    for (int d = 0; d < p->ndim; d++) shape[d] = p->boxes[0].stop[d] - p->boxes[0].start[d];
+    for (int i = 1; i < p->n_boxes; i++) shape[0] += p->boxes[i].stop[0] - p->boxes[i].start[0];
+}
+
+static fm_status slice(fm_ctx *ctx, fm_tensor *flat, const fm_param *p, fm_tensor **out) {
+    int64_t shape[FM_MAX_DIMS];
+    local_shape(&p->spec.placement, shape);
+    fm_tensor *part;
+    FM_TRY(fm_tensor_rows(ctx, &part, flat, p->offset, p->offset + p->numel));
+    fm_status status = fm_tensor_view(ctx, out, part, p->spec.placement.ndim, shape);
+    fm_tensor_free(part);
+    return status;
+}
+
+/* Draws a parameter's initial values by global index, in double, rounded once. */
+static fm_status draw(fm_param_set *s, fm_param *p) {
+    fm_ctx *ctx = s->ctx;
+    const fm_init init = p->spec.init;
+    float *values = malloc((size_t)(p->numel ? p->numel : 1) * sizeof *values);
+    FM_CHECK(values, FM_ERR_OOM, "out of memory: initial values of %s", p->spec.name);
+    fm_rng_key key = fm_rng(ctx, fm_rng_stream(p->spec.name));
+    key.step = key.micro = 0; /* initial values do not depend on when the model is made */
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < p->numel; i++) {
+        int64_t global = fm_placement_global_index(&p->spec.placement, i);
+        values[i] = init.kind == FM_INIT_CONSTANT
+                        ? init.mean
+                        : (float)((double)init.mean +
+                                  (double)init.std * fm_rng_normal(&key, (uint64_t)global));
+    }
+    fm_status status = fm_param_set_values(s, p, values, p->numel);
+    free(values);
+    return status;
+}
+
+fm_status fm_param_set_seal(fm_param_set *s) {
+    fm_ctx *ctx = s->ctx;
+    FM_CHECK(!s->sealed, FM_ERR_STATE, "the parameter set is sealed already");
+    bool any_bf16 = false;
+    for (int i = 0; i < s->n; i++) any_bf16 |= s->items[i]->spec.dtype == FM_BF16;
+    FM_TRY(fm_tensor_zeros(ctx, &s->masters, FM_F32, 1, &s->numel));
+    FM_TRY(fm_tensor_zeros(ctx, &s->grads, FM_F32, 1, &s->numel));
+    if (any_bf16) FM_TRY(fm_tensor_zeros(ctx, &s->models, FM_BF16, 1, &s->numel));
+    s->sealed = true;
+    for (int i = 0; i < s->n; i++) {
+        fm_param *p = s->items[i];
+        fm_tensor *flat = p->spec.dtype == FM_BF16 ? s->models : s->masters;
+        FM_TRY(slice(ctx, flat, p, &p->weight));
+        p->weight->requires_grad = true;
+        FM_TRY(slice(ctx, s->grads, p, &p->weight->grad));
+        *((pending *)p)->out = p->weight;
+        FM_TRY(draw(s, p));
+    }
+    return FM_OK;
+}
+
+fm_status fm_param_set_values(fm_param_set *s, fm_param *p, const float *host, int64_t n) {
+    fm_ctx *ctx = s->ctx;
+    FM_CHECK(n == p->numel, FM_ERR_SHAPE, "parameter %s has %lld elements here; given were %lld",
+             p->spec.name, (long long)p->numel, (long long)n);
+    if (n == 0) return FM_OK;
+    float *master = (float *)s->masters->data + p->offset;
+    FM_TRY(FM_KERNEL(ctx, copy_in, master, host, (size_t)n * sizeof(float)));
+    if (p->spec.dtype == FM_BF16)
+        FM_TRY(FM_KERNEL(ctx, cast, FM_BF16, p->weight->data, FM_F32, master, n));
+    return FM_OK;
+}
+
+fm_status fm_param_get_values(fm_param_set *s, const fm_param *p, float *host, int64_t n) {
+    fm_ctx *ctx = s->ctx;
+    FM_CHECK(n == p->numel, FM_ERR_SHAPE, "parameter %s has %lld elements here; wanted were %lld",
+             p->spec.name, (long long)p->numel, (long long)n);
+    const float *master = (const float *)s->masters->data + p->offset;
+    return n ? FM_KERNEL(ctx, copy_out, host, master, (size_t)n * sizeof(float)) : FM_OK;
+}
+
+void fm_param_zero_grads(fm_param_set *s) {
+    for (int i = 0; i < s->n; i++) fm_zero_grad(s->items[i]->weight);
+}
+
+fm_status fm_param_complete_grads(fm_param_set *s) {
+    fm_ctx *ctx = s->ctx;
+    for (int i = 0; i < s->n; i++) {
+        fm_tensor *w = s->items[i]->weight;
+        if (w->grad_is_set) continue;
+        FM_TRY(fm_tensor_zero(ctx, w->grad));
+        w->grad_is_set = true;
+    }
+    return FM_OK;
+}

@@ -1,0 +1,33 @@
+#include "parallel/param.h"
+
+static int64_t box_numel(const fm_placement *p, const fm_box *b) {
+    int64_t n = 1;
+    for (int i = 0; i < p->ndim; i++) n *= b->stop[i] - b->start[i];
+    return n;
+}
+
+int64_t fm_placement_numel(const fm_placement *p) {
+    int64_t n = 0;
+    for (int i = 0; i < p->n_boxes; i++) n += box_numel(p, &p->boxes[i]);
+    return n;
+}
+
+int64_t fm_placement_global_numel(const fm_placement *p) {
+    int64_t n = 1;
+    for (int i = 0; i < p->ndim; i++) n *= p->global_shape[i];
+    return n;
+}
+
+int64_t fm_placement_global_index(const fm_placement *p, int64_t i) {
+    const fm_box *b = p->boxes;
+    for (int64_t n; i >= (n = box_numel(p, b)); b++) i -= n;
+    /* i is row-major inside b: peel off its coordinates from the last dimension on. */
+    int64_t index = 0, stride = 1;
+    for (int dim = p->ndim - 1; dim >= 0; dim--) {
+        int64_t width = b->stop[dim] - b->start[dim];
+        index += (b->start[dim] + i % width) * stride;
+        i /= width;
+        stride *= p->global_shape[dim];
+    }
+    return index;
+}
