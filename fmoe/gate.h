@@ -10,11 +10,17 @@
 
 struct fm_moe;
 
+typedef struct fm_gate_in {
+    fm_tensor *x;         /* [T, d] float: the layer's input */
+    fm_tensor *logits;    /* fp32 [T, E] = x gate_wᵀ + gate_b; NULL for gates with own_router */
+    fm_tensor *token_ids; /* int32 [T]; may be NULL */
+    int64_t T, B;         /* B sequences of T / B rows */
+} fm_gate_in;
+
 typedef struct fm_gate_out {
     fm_tensor *indices; /* int32 [T, k] */
     fm_tensor *scores;  /* fp32 [T, k] */
-    fm_tensor *probs;   /* fp32 [T, E] softmax over all experts; NULL for gates without balance loss */
-    fm_tensor *balance; /* [1] unweighted balance loss; NULL: none */
+    fm_tensor *balance; /* [1] fp32 unweighted balance loss, perfect balance = 1; NULL: none */
 } fm_gate_out;
 
 typedef struct fm_gate {
@@ -22,9 +28,10 @@ typedef struct fm_gate {
     int64_t default_top_k;
     bool fixed_top_k; /* another top_k is FM_ERR_VALUE */
     bool causal;      /* a token's routing does not depend on later tokens */
-    /* logits fp32 [T, E]; B sequences of T/B rows. */
-    fm_status (*forward)(fm_ctx *ctx, struct fm_moe *m, fm_tensor *logits, int64_t B,
-                         fm_tensor *token_ids, fm_gate_out *out);
+    bool has_balance; /* gives a balance loss */
+    bool own_router;  /* computes its logits itself: the layer has no gate.weight */
+    void *user;       /* whatever a gate from outside needs (a Python object) */
+    fm_status (*forward)(fm_ctx *ctx, struct fm_moe *m, const fm_gate_in *in, fm_gate_out *out);
 } fm_gate;
 
 const fm_gate *fm_gate_find(const char *name); /* NULL: no such gate */
@@ -33,11 +40,29 @@ const fm_gate *fm_gate_at(int i);
 
 void fm_gate_out_free(fm_gate_out *o);
 
+/* ---- what several gates need */
+
+/* The E·Σ f_e·P_e balance loss of Switch and GShard: f_e = fraction of tokens whose first choice
+ * (column 0 of indices) is e, P_e = mean softmax probability; over all T tokens, or the mean over
+ * the B sequences' own losses. Perfect balance gives 1. */
+fm_status fm_first_choice_balance(fm_ctx *ctx, fm_tensor **loss, fm_tensor *probs,
+                                  fm_tensor *indices, int64_t B, bool per_sequence);
+/* Column j of int32 [T, k], as [T, 1]. */
+fm_status fm_column(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices, int64_t j);
+/* y[t, j] = x[t, j] / Σ_i x[t, i] over the choices i that were not dropped, 0 for the dropped. */
+fm_status fm_renormalize(fm_ctx *ctx, fm_tensor **y, fm_tensor *scores, fm_tensor *indices);
+
+/* A small tensor in host memory: its own on the CPU, else a copy. fm_host_commit writes a changed
+ * copy back; fm_host_release frees it (NULL is legal). */
+fm_status fm_host_view(fm_ctx *ctx, const fm_tensor *t, void **host);
+fm_status fm_host_commit(fm_ctx *ctx, fm_tensor *t, const void *host);
+void fm_host_release(const fm_ctx *ctx, void *host);
+
 /* ---- capacity: which choices keep their place; see docs/moe.md */
 
 /* Sets indices beyond capacity to -1, in place. C = ceil(factor·k·rows/E) per expert, rows being
  * those of the scope (all T, or each of the B sequences). by_score: the highest scores keep their
- * places (ties: earlier token, then lower choice); else the order is (token, choice). */
+ * places (ties: earlier token); else the order is (token, choice). */
 fm_status fm_capacity_drop(fm_ctx *ctx, fm_tensor *indices, const fm_tensor *scores, int64_t E,
                            int64_t B, double factor, bool per_sequence, bool by_score);
 int64_t fm_capacity(double factor, int64_t k, int64_t rows, int64_t E);

@@ -20,34 +20,43 @@ typedef struct fm_moe_config {
     int64_t d_hidden;    /* h, each expert's width */
     char gate[32];
     fm_act activation;
-    bool bias;                    /* the experts' biases */
-    double capacity_factor;       /* 0: dropless */
-    double eval_capacity_factor;  /* 0: dropless */
+    bool bias;                   /* the experts' biases */
+    double capacity_factor;      /* 0: dropless */
+    double eval_capacity_factor; /* 0: dropless */
     fm_drop_policy drop_policy;
     fm_scope capacity_scope, aux_loss_scope;
     double aux_loss_weight, z_loss_weight;
     bool gate_bias;
-    double scale;          /* multiplies every score */
+    double scale; /* multiplies every score */
     int64_t num_shared_experts;
-    bool renormalize;      /* survivors' scores are divided by their sum after drops */
-    double jitter;         /* switch: inputs of the router times U[1-jitter, 1+jitter] in training */
-    bool random_second;    /* gshard: second choice kept with probability min(1, 2·score) */
+    bool renormalize;   /* survivors' scores are divided by their sum after drops */
+    double jitter;      /* switch: inputs of the router times U[1-jitter, 1+jitter] in training */
+    bool random_second; /* gshard: second choice kept with probability min(1, 2·score) */
 } fm_moe_config;
 
 /* Needs what has no sensible default. */
 fm_moe_config fm_moe_config_default(int64_t num_experts, int64_t d_hidden);
-/* Every field in its range, and fields that exclude each other; names both. Resolves top_k 0. */
-fm_status fm_moe_config_check(fm_ctx *ctx, fm_moe_config *c);
+/* Every field in its range, and fields that exclude each other; names both. Resolves top_k 0.
+ * gate: NULL means the registry's c->gate. */
+fm_status fm_moe_config_check(fm_ctx *ctx, fm_moe_config *c, const fm_gate *gate);
 
 /* Statistics of the last forward, on the host. */
 typedef struct fm_moe_stats {
-    int64_t tokens;             /* T */
-    double load_max_over_mean;  /* busiest expert over the mean, before drops */
-    double load_cv;             /* coefficient of variation of tokens per expert */
-    double dropped;             /* fraction of the T·k choices that capacity or sampling dropped */
-    double entropy;             /* of the mean routing distribution, nats, in [0, ln E] */
-    double aux_loss, z_loss;    /* unweighted */
+    int64_t tokens;            /* T */
+    double load_max_over_mean; /* busiest expert over the mean, before drops */
+    double load_cv;            /* coefficient of variation of tokens per expert */
+    double dropped;            /* fraction of the T·k choices that capacity or sampling dropped */
+    double entropy;            /* of the experts' shares of the choices, nats, in [0, ln E] */
+    double balance, z;         /* unweighted losses; 0 where not computed */
 } fm_moe_stats;
+
+/* What a forward gives. The losses are unweighted, [1] fp32, on the tape where their weight is not
+ * 0; NULL where the gate has none or nothing asks for it. */
+typedef struct fm_moe_out {
+    fm_tensor *y;
+    fm_tensor *balance, *z;
+} fm_moe_out;
+void fm_moe_out_free(fm_moe_out *o); /* safe on a zeroed one */
 
 typedef struct fm_moe {
     fm_moe_config config;
@@ -57,30 +66,41 @@ typedef struct fm_moe {
     uint64_t stream; /* of its random numbers */
     bool training;
     /* parameters, owned by the set they were added to */
-    fm_tensor *gate_w, *gate_b;            /* [E, d], [E], fp32 */
-    fm_tensor *up_w, *up_b;                /* [E_local, h or 2h, d], [E_local, ..] */
-    fm_tensor *down_w, *down_b;            /* [E_local, d, h], [E_local, d] */
+    fm_tensor *gate_w, *gate_b; /* [E, d], [E], fp32 */
+    fm_tensor *up_w, *up_b;     /* [E_local, h or 2h, d], [E_local, ..] */
+    fm_tensor *down_w, *down_b; /* [E_local, d, h], [E_local, d] */
     fm_tensor *shared_up_w, *shared_up_b, *shared_down_w, *shared_down_b;
     const fm_gate *gate;
-    /* of the last forward; NULL before it */
-    fm_tensor *last_indices, *last_scores; /* int32 [T, k], fp32 [T, k] */
+    /* of the last forward, for statistics and fmoe.MoELayer.routing; NULL before it */
+    fm_tensor *last_indices, *last_scores; /* int32 [T, k], -1 = dropped; fp32 [T, k] */
     fm_tensor *last_counts;                /* int32 [E], after drops */
-    fm_tensor *aux; /* [1] weighted balance + z loss, on the tape; NULL when both weights are 0 */
     fm_moe_stats stats;
 } fm_moe;
 
 /* Adds the layer's parameters under `name` ("layers.1.moe") to `params`; `m` must not move until
- * fm_moe_free. std_down: the initial deviation of the projection into the residual stream. */
+ * fm_moe_free. gate: NULL means the registry's config->gate. std_down: the initial deviation of the projection into the residual stream. */
 fm_status fm_moe_init(fm_ctx *ctx, fm_moe *m, const char *name, const fm_moe_config *config,
-                      fm_mesh *mesh, int64_t d_model, fm_dtype dtype, float std, float std_down,
-                      fm_param_set *params);
+                      const fm_gate *gate, fm_mesh *mesh, int64_t d_model, fm_dtype dtype,
+                      float std, float std_down, fm_param_set *params);
 void fm_moe_free(fm_moe *m); /* drops the last forward's tensors; safe on a zeroed one */
 
-/* x [B, S, d] or [T, d]; token_ids int32 of the same leading shape, or NULL (only `hash` reads it).
- * sequences: rows are B sequences of T/B (scopes "sequence"). */
-fm_status fm_moe_forward(fm_ctx *ctx, fm_moe *m, fm_tensor **y, fm_tensor *x, fm_tensor *token_ids);
+/* x [B, S, d], or [T, d] as one sequence; token_ids int32 of the same leading shape, or NULL (only
+ * gates that look at them need it). FM_ERR_NAN names the layer. */
+fm_status fm_moe_forward(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_ids,
+                         fm_moe_out *out);
 
-/* Multiply-adds ·2 of one token through router and its experts, forward. */
+/* Statistics, called by fm_moe_forward before and after drops. */
+fm_status fm_moe_note_routing(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate, const fm_tensor *z);
+fm_status fm_moe_note_dispatch(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate,
+                               const fm_moe_map *map);
+
+/* aux_loss_weight · balance + z_loss_weight · z, over n_layers; NULL where neither is there. */
+fm_status fm_moe_aux_loss(fm_ctx *ctx, const fm_moe *m, const fm_moe_out *out, int64_t n_layers,
+                          fm_tensor **loss);
+
+/* FLOPs of one token through router, its experts and the shared ones, forward. */
 double fm_moe_flops_per_token(const fm_moe *m);
+/* Parameters that one token uses. */
+int64_t fm_moe_num_active_parameters(const fm_moe *m);
 
 #endif

@@ -1,0 +1,81 @@
+#include "fmoe/gate.h"
+
+#include "fmoe/gates.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const fm_gate *const registry[] = {&fm_gate_naive, &fm_gate_gshard, &fm_gate_switch};
+enum { N_GATES = sizeof registry / sizeof *registry };
+
+const fm_gate *fm_gate_at(int i) { return i >= 0 && i < N_GATES ? registry[i] : NULL; }
+
+const fm_gate *fm_gate_find(const char *name) {
+    for (int i = 0; i < N_GATES; i++)
+        if (strcmp(registry[i]->name, name) == 0) return registry[i];
+    return NULL;
+}
+
+void fm_gate_out_free(fm_gate_out *o) {
+    fm_tensor_free(o->indices);
+    fm_tensor_free(o->scores);
+    fm_tensor_free(o->balance);
+    *o = (fm_gate_out){0};
+}
+
+fm_status fm_column(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices, int64_t j) {
+    int64_t T = fm_rows_of(indices), k = fm_cols_of(indices);
+    FM_TRY(FM_NEW(ctx, out, FM_I32, T, 1));
+    fm_status status = FM_KERNEL(ctx, copy_2d, (*out)->data, sizeof(int32_t),
+                                 (const int32_t *)indices->data + j, (size_t)k * sizeof(int32_t),
+                                 sizeof(int32_t), T);
+    if (status != FM_OK) fm_tensor_free(*out), *out = NULL;
+    return status;
+}
+
+fm_status fm_first_choice_balance(fm_ctx *ctx, fm_tensor **loss, fm_tensor *probs,
+                                  fm_tensor *indices, int64_t B, bool per_sequence) {
+    *loss = NULL;
+    int64_t T = fm_rows_of(probs), E = fm_cols_of(probs), groups = per_sequence ? B : 1;
+    fm_tensor *first = NULL, *f = NULL;
+    int32_t *choice = NULL;
+    float *fraction = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(FM_NEW(ctx, &f, FM_F32, groups, E));
+    FM_TRY_GOTO(fm_column(ctx, &first, indices, 0));
+    FM_TRY_GOTO(fm_host_view(ctx, first, (void **)&choice));
+    fraction = calloc((size_t)(groups * E), sizeof *fraction);
+    FM_CHECK_GOTO(fraction, FM_ERR_OOM, "out of memory: the experts' shares");
+    int64_t rows = T / groups;
+    for (int64_t t = 0; t < T; t++)
+        if (choice[t] >= 0) fraction[t / rows * E + choice[t]] += 1.0f / (float)rows;
+    FM_TRY_GOTO(fm_tensor_set(ctx, f, fraction, fm_nbytes(f)));
+    FM_TRY_GOTO(fm_balance_loss(ctx, loss, probs, f, (float)E));
+out:
+    free(fraction);
+    fm_host_release(ctx, choice);
+    fm_tensor_free(first);
+    fm_tensor_free(f);
+    return status;
+}
+
+fm_status fm_host_view(fm_ctx *ctx, const fm_tensor *t, void **host) {
+    if (ctx->dev->on_host) {
+        *host = t->data;
+        return FM_OK;
+    }
+    size_t bytes = fm_nbytes(t);
+    *host = malloc(bytes ? bytes : 1);
+    FM_CHECK(*host, FM_ERR_OOM, "out of memory: a host copy of %zu bytes", bytes);
+    fm_status status = fm_tensor_to_host(ctx, t, *host, bytes);
+    if (status != FM_OK) free(*host), *host = NULL;
+    return status;
+}
+
+fm_status fm_host_commit(fm_ctx *ctx, fm_tensor *t, const void *host) {
+    return ctx->dev->on_host ? FM_OK : fm_tensor_set(ctx, t, host, fm_nbytes(t));
+}
+
+void fm_host_release(const fm_ctx *ctx, void *host) {
+    if (!ctx->dev->on_host) free(host);
+}
