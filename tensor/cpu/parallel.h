@@ -8,6 +8,7 @@
 #define FM_TENSOR_CPU_PARALLEL_H
 #include "tensor/cpu/isa.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -38,6 +39,22 @@ FM_INLINE fm_split fm_split_rows(int64_t n, int64_t least) {
     int64_t size = (n + FM_MAX_SPLIT - 1) / FM_MAX_SPLIT;
     if (size < least) size = least;
     return (fm_split){(n + size - 1) / size, size};
+}
+
+/* y[i] (+)= Σ_c partial[c, i] over `count` rows of `stride` floats, in the order of c. */
+FM_INLINE void fm_add_partials(float *y, const float *partial, int64_t count, int64_t stride,
+                               int64_t n, bool accumulate) {
+    enum { COLS = 256 };
+#pragma omp parallel for schedule(static) if (count * n >= FM_PARALLEL_MIN)
+    for (int64_t b = 0; b < (n + COLS - 1) / COLS; b++) {
+        float sum[COLS] = {0};
+        int64_t lo = b * COLS, m = fm_min_i64(COLS, n - lo);
+        for (int64_t c = 0; c < count; c++) {
+#pragma omp simd
+            for (int64_t i = 0; i < m; i++) sum[i] += partial[c * stride + lo + i];
+        }
+        for (int64_t i = 0; i < m; i++) y[lo + i] = accumulate ? y[lo + i] + sum[i] : sum[i];
+    }
 }
 
 #endif
