@@ -1,6 +1,6 @@
 """How fmoe's own C is compiled. The rules of //bazel:cc.bzl apply it."""
 
-FM_COPTS = [
+_OPTIONS = [
     # gnu17, not c17: ISO mode turns the contraction of a*b+c into an fma off.
     "-std=gnu17",
     "-ffp-contract=fast",
@@ -23,6 +23,12 @@ FM_COPTS = [
     # A stack of an OpenMP thread is small.
     "-Wvla",
 ]
+
+# A flag and not --copt=-Werror: given twice it is still one, and nothing is compiled anew.
+FM_COPTS = _OPTIONS + select({
+    "//bazel:werror_on": ["-Werror"],
+    "//conditions:default": [],
+})
 
 FM_LINKOPTS = [
     "-fopenmp",

@@ -33,11 +33,6 @@ def _arch_flags(archs):
             flags += ["-gencode", "arch=compute_%s,code=compute_%s" % (sm, sm)]
     return flags
 
-def _command_line_flags(copts):
-    """Those of Bazel's --copt that concern nvcc too: definitions and --config=werror."""
-    flags = [c for c in copts if c.startswith("-D")]
-    return flags + (["-Werror", "all-warnings"] if "-Werror" in copts else [])
-
 def _cuda_library_impl(ctx):
     if not CUDA_FOUND:
         fail("%s needs the CUDA toolkit, and none was found (CUDA_HOME, /usr/local/cuda, nvcc in PATH)" % ctx.label)
@@ -74,7 +69,11 @@ def _cuda_library_impl(ctx):
         args.add("-t", "0" if mode == "opt" else "1")
         args.add("-ccbin", toolchain.compiler_executable)
         args.add("-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wno-unused-function")
-        args.add_all(_command_line_flags(ctx.fragments.cpp.copts))
+        if ctx.attr._werror[StringSetting].value == "on":
+            args.add("-Werror", "all-warnings")
+
+        # --config=hostile defines something by --copt.
+        args.add_all([c for c in ctx.fragments.cpp.copts if c.startswith("-D")])
         args.add_all(ctx.attr.copts)
         args.add_all(cc.defines, format_each = "-D%s")
         args.add_all(ctx.attr.local_defines, format_each = "-D%s")
@@ -126,6 +125,7 @@ cuda_library = rule(
         "copts": attr.string_list(),
         "local_defines": attr.string_list(),
         "_archs": attr.label(default = "//bazel:cuda_archs"),
+        "_werror": attr.label(default = "//bazel:werror"),
         "_nvcc": attr.label(default = "@cuda//:nvcc.sh", allow_single_file = True),
         "_version": attr.label(default = "@cuda//:version.txt", allow_single_file = True),
         "_wrapper": attr.label(default = "//bazel:nvcc_action.sh", allow_single_file = True, executable = True, cfg = "exec"),

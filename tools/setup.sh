@@ -200,8 +200,10 @@ fi
 write_bazelrc
 say "Python: $python ($why), in user.bazelrc"
 [ "$score" -eq 3 ] || say "tests that need what it lacks are skipped"
-if [ "${CI:-}" = true ] && ! has clang-format && has apt-get; then
-  apt_install clang-format || say 'clang-format is not to be had; the format check will be skipped'
+if [ "${CI:-}" = true ] && has apt-get; then
+  for tool in clang-format-14 clang-tidy-14; do # the version that .clang-format is written for
+    has "$tool" || apt_install "$tool" || say "$tool is not to be had; its check will be skipped"
+  done
 fi
 if [ -n "${CUDA_HOME:-}" ] || [ -x /usr/local/cuda/bin/nvcc ] || has nvcc; then
   say 'CUDA: a toolkit is here; the CUDA backend is built too'

@@ -11,9 +11,7 @@ import time
 
 import test_summary
 from dev import layers, layout, text
-from dev.common import BAZEL_OPTIONS, EVENTS, ROOT, bazel, tracked
-
-CANNOT_BUILD = 125
+from dev.common import BAZEL_OPTIONS, CANNOT_BUILD, EVENTS, ROOT, bazel, tracked
 
 
 def static_checks() -> bool:

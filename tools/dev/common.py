@@ -10,6 +10,8 @@ EVENTS = ROOT / "bazel-events.json"
 # The options that CI builds with: another set would compile everything anew.
 BAZEL_OPTIONS = ["--config=werror"]
 
+CANNOT_BUILD = 125  # git bisect run passes over a revision that ends so
+
 
 def tracked(*patterns: str, root: Path = ROOT) -> list[str]:
     """Files that git knows, or would add, and that are there; `patterns` as git ls-files'."""

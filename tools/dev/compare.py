@@ -17,12 +17,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-from dev.common import BAZEL_OPTIONS, ROOT, bazel
+from dev.common import BAZEL_OPTIONS, CANNOT_BUILD, ROOT, bazel
 from dev.losses import first_difference, read_losses
 from dev.worktree import worktree
 
 DEFAULT = ["examples/pretrain_gpt.py", "--steps", "20", "--metrics", "{metrics}"]
-CANNOT_BUILD = 125
 
 
 def build(tree: Path) -> bool:

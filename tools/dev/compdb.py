@@ -40,12 +40,18 @@ def entries(options: list[str]) -> list[dict]:
     return [seen[source] for source in sorted(seen)]
 
 
+def write(options: list[str]) -> list[dict]:
+    """Writes the file; returns its entries."""
+    found = entries([*BAZEL_OPTIONS, *options])
+    out = ROOT / "compile_commands.json"
+    out.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{out.name}: {len(found)} files")
+    return found
+
+
 def main(argv: list[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0
-    found = entries([*BAZEL_OPTIONS, *argv])
-    out = ROOT / "compile_commands.json"
-    out.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"{out.name}: {len(found)} files")
+    write(argv)
     return 0

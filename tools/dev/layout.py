@@ -1,31 +1,18 @@
-"""./dev format [FILES]: lays out C and CUDA by clang-format 14, Python by ruff."""
+"""./dev format [FILES]: lays out C and CUDA by clang-format, Python by ruff."""
 
 import argparse
-import re
 import shutil
 import subprocess
 
+from dev import llvm
 from dev.common import ROOT, tracked
 
-CLANG_FORMAT = 14  # .clang-format says why
 C_PATTERNS = ["*.c", "*.h", "*.cu", "*.cuh"]
-
-
-def clang_format() -> tuple[str | None, str]:
-    """The program, or None and why it is not used."""
-    for name in (f"clang-format-{CLANG_FORMAT}", "clang-format"):
-        if shutil.which(name):
-            told = subprocess.run([name, "--version"], capture_output=True, text=True).stdout
-            version = re.search(r"version (\d+)", told)
-            if version and int(version.group(1)) == CLANG_FORMAT:
-                return name, ""
-            return None, f"clang-format {CLANG_FORMAT} is wanted, {name} says: {told.strip()}"
-    return None, f"clang-format not installed (version {CLANG_FORMAT} is wanted)"
 
 
 def check_c(names: list[str]) -> tuple[list[str], str]:
     """Files that are not laid out, and why the check was skipped if it was."""
-    program, why = clang_format()
+    program, why = llvm.find("clang-format")
     if not program or not names:
         return [], why
     done = subprocess.run(
@@ -65,7 +52,7 @@ def main(argv: list[str]) -> int:
         n for n in chosen or python_files() if n.endswith((".py", ".pyi")) or n == "dev"
     ]
     status = 0
-    program, why = clang_format()
+    program, why = llvm.find("clang-format")
     if not program:
         print(f"skipped: {why}")
     elif c_names:
