@@ -35,7 +35,7 @@ def _cuda_impl(rctx):
         rctx.file("version.txt", "none\n")
         rctx.file("BUILD.bazel", BUILD_HEAD + _EXPORTS + "".join([library(rctx, n, NO_FLAGS) for n in _LIBRARIES]))
         return
-    version = version.split("\n")[-1]
+    version = [line for line in version.split("\n") if "release" in line][0]
     codes = (say(rctx, [home + "/bin/nvcc", "--list-gpu-code"]) or "").split("\n")
     lib = home + "/lib64" if rctx.path(home + "/lib64").exists else home + "/lib"
     rctx.file("version.txt", version + "\n")

@@ -15,6 +15,8 @@ def _probe(rctx, wrapper):
     shown = say(rctx, [wrapper, "-show"])
     if shown != None:
         return flags(shown), "mpich"
+    if env(rctx, "MPICC"):
+        return None, "none"  # asked for, and none: not to be replaced in silence
     for package, flavour in [("ompi-c", "openmpi"), ("ompi", "openmpi"), ("mpich", "mpich")]:
         f = pkg_config(rctx, [package])
         if f:
