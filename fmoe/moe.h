@@ -65,6 +65,7 @@ typedef struct fm_moe {
     char name[64];
     uint64_t stream; /* of its random numbers */
     bool training;
+    bool generating; /* nothing is dropped, and statistics stay those of the last step */
     /* parameters, owned by the set they were added to */
     fm_tensor *gate_w, *gate_b; /* [E, d], [E], fp32 */
     fm_tensor *up_w, *up_b;     /* [E_local, h or 2h, d], [E_local, ..] */

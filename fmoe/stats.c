@@ -5,7 +5,7 @@
 
 /* Before drops: the load that the gate asked for. */
 fm_status fm_moe_note_routing(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate, const fm_tensor *z) {
-    if (ctx->recomputing) return FM_OK; /* counted in the first pass */
+    if (ctx->recomputing || m->generating) return FM_OK; /* a recomputed block was counted */
     fm_moe_stats *s = &m->stats;
     int64_t E = m->config.num_experts, T = fm_rows_of(gate->indices), k = fm_cols_of(gate->indices);
     fm_moe_map map = {0};
@@ -36,7 +36,7 @@ out:
 /* After drops: what the experts got; keeps the routing of the last forward. */
 fm_status fm_moe_note_dispatch(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate,
                                const fm_moe_map *map) {
-    if (ctx->recomputing) return FM_OK;
+    if (ctx->recomputing || m->generating) return FM_OK;
     int32_t *offsets = NULL;
     fm_status status = FM_OK;
     FM_TRY_GOTO(fm_host_view(ctx, map->offsets, (void **)&offsets));

@@ -54,14 +54,14 @@ typedef struct fm_optim {
     fm_tensor **m, **v;  /* per set, fp32 [numel]; v NULL for SGD, both NULL without momentum */
     int64_t step;        /* completed */
     int64_t backwards;   /* since the last step */
-    double loss_sum;     /* of their micro-batch losses */
+    fm_tensor *loss;     /* [1]: mean of their lm_loss so far, kept on the device */
 } fm_optim;
 
 typedef struct fm_step_info {
     double loss;      /* mean over the micro-batches */
     double grad_norm; /* before clipping */
     double lr;
-    bool skipped;     /* the norm was not finite: nothing was updated */
+    bool skipped; /* the norm was not finite: nothing was updated */
 } fm_step_info;
 
 fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh,

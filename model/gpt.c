@@ -1,0 +1,238 @@
+/* GPT's forward pass; the backward is the tape's. */
+#include "model/gpt.h"
+
+#include "model/gpt_internal.h"
+
+fm_status fm_gpt_norm(fm_gpt *m, const fm_norm_params *p, fm_tensor *x, fm_tensor **y) {
+    float eps = (float)m->config.norm_eps;
+    return m->config.norm == FM_NORM_RMS ? fm_rms_norm(m->ctx, y, x, p->weight, eps)
+                                         : fm_layer_norm(m->ctx, y, x, p->weight, p->bias, eps);
+}
+
+/* y = x + dropout(f), f [B, S, d] */
+static fm_status residual(fm_gpt *m, fm_tensor *x, fm_tensor *f, uint64_t stream, fm_tensor **y) {
+    float p = m->training ? (float)m->config.dropout : 0.0f;
+    if (p == 0.0f) return fm_add(m->ctx, y, x, f);
+    fm_rng_key key = fm_rng(m->ctx, stream);
+    fm_tensor *dropped;
+    FM_TRY(fm_dropout(m->ctx, &dropped, f, p, &key));
+    fm_status status = fm_add(m->ctx, y, x, dropped);
+    fm_tensor_free(dropped);
+    return status;
+}
+
+fm_status fm_gpt_embed(fm_gpt *m, fm_tensor *tokens, int64_t pos0, fm_tensor **x) {
+    fm_ctx *ctx = m->ctx;
+    const fm_gpt_config *c = &m->config;
+    fm_tensor *e = NULL, *pos = NULL, *sum = NULL;
+    fm_status status = FM_OK;
+    int64_t S = fm_cols_of(tokens);
+    FM_TRY_GOTO(fm_embedding(ctx, &e, m->embed_token, tokens)); /* [B, S, d] */
+    if (c->position == FM_POSITION_LEARNED) {
+        FM_TRY_GOTO(fm_split(ctx, &pos, m->embed_position, 0, pos0, pos0 + S)); /* [S, d] */
+        FM_TRY_GOTO(fm_add_rows(ctx, &sum, e, pos));
+    } else {
+        sum = fm_tensor_retain(e);
+    }
+    if (m->training && c->dropout > 0) {
+        fm_rng_key key = fm_rng(ctx, m->dropout_embed);
+        FM_TRY_GOTO(fm_dropout(ctx, x, sum, (float)c->dropout, &key));
+    } else {
+        *x = fm_tensor_retain(sum);
+    }
+out:
+    fm_tensor_free(e);
+    fm_tensor_free(pos);
+    fm_tensor_free(sum);
+    return status;
+}
+
+/* x -> attention(norm1(x)), causal */
+static fm_status attention(fm_gpt *m, int64_t layer, fm_tensor *x, fm_kv_cache *cache,
+                           fm_tensor **y) {
+    fm_ctx *ctx = m->ctx;
+    const fm_gpt_config *c = &m->config;
+    const fm_block *b = &m->blocks[layer];
+    fm_tensor *n = NULL, *qkv = NULL, *rotated = NULL, *a = NULL;
+    fm_status status = FM_OK;
+    int64_t H = c->n_head, KV = c->n_kv_head, dh = c->d_model / H;
+    FM_TRY_GOTO(fm_gpt_norm(m, &b->norm1, x, &n));
+    FM_TRY_GOTO(fm_linear(ctx, &qkv, n, b->qkv_w, b->qkv_b, FM_ACT_NONE));
+    if (c->position == FM_POSITION_ROPE)
+        FM_TRY_GOTO(fm_rope(ctx, &rotated, qkv, H + KV, dh, (float)c->rope_theta,
+                            cache ? cache->length : 0));
+    else
+        rotated = fm_tensor_retain(qkv);
+    if (cache)
+        FM_TRY_GOTO(fm_gpt_attend_cached(m, layer, rotated, cache, &a));
+    else
+        FM_TRY_GOTO(fm_attention_qkv(ctx, &a, rotated, H, KV, true, 0)); /* [B, S, H dh] */
+    FM_TRY_GOTO(fm_linear(ctx, y, a, b->out_w, b->out_b, FM_ACT_NONE));
+out:
+    fm_tensor_free(n);
+    fm_tensor_free(qkv);
+    fm_tensor_free(rotated);
+    fm_tensor_free(a);
+    return status;
+}
+
+/* n -> down(act(up(n))) */
+static fm_status mlp(fm_gpt *m, const fm_block *b, fm_tensor *n, fm_tensor **y) {
+    fm_ctx *ctx = m->ctx;
+    fm_act act = m->config.activation;
+    bool glu = fm_act_is_glu(act);
+    fm_tensor *h = NULL, *a = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(fm_linear(ctx, &h, n, b->up_w, b->up_b, glu ? FM_ACT_NONE : act));
+    if (glu)
+        FM_TRY_GOTO(fm_activation(ctx, &a, h, act));
+    else
+        a = fm_tensor_retain(h);
+    FM_TRY_GOTO(fm_linear(ctx, y, a, b->down_w, b->down_b, FM_ACT_NONE));
+out:
+    fm_tensor_free(h);
+    fm_tensor_free(a);
+    return status;
+}
+
+/* x += attention(norm1(x));  x += ffn(norm2(x)) */
+fm_status fm_gpt_block(fm_gpt *m, int64_t layer, fm_tensor *x, fm_tensor *tokens,
+                       fm_kv_cache *cache, fm_tensor **out) {
+    fm_block *b = &m->blocks[layer];
+    fm_tensor *a = NULL, *mid = NULL, *n = NULL, *f = NULL;
+    fm_moe_out moe = {0};
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(attention(m, layer, x, cache, &a));
+    FM_TRY_GOTO(residual(m, x, a, b->dropout_attn, &mid));
+    FM_TRY_GOTO(fm_gpt_norm(m, &b->norm2, mid, &n));
+    if (b->moe) {
+        FM_TRY_GOTO(fm_moe_forward(m->ctx, b->moe, n, tokens, &moe));
+        f = fm_tensor_retain(moe.y);
+    } else {
+        FM_TRY_GOTO(mlp(m, b, n, &f));
+    }
+    FM_TRY_GOTO(residual(m, mid, f, b->dropout_ffn, &out[0]));
+    out[1] = fm_tensor_retain(moe.balance);
+    out[2] = fm_tensor_retain(moe.z);
+out:
+    fm_moe_out_free(&moe);
+    fm_tensor_free(a);
+    fm_tensor_free(mid);
+    fm_tensor_free(n);
+    fm_tensor_free(f);
+    if (status != FM_OK) fm_fail_context(&m->ctx->error, status, "layer %lld", (long long)layer);
+    return status;
+}
+
+typedef struct block_call {
+    fm_gpt *m;
+    int64_t layer;
+} block_call;
+
+static fm_status recomputed_block(fm_ctx *ctx, void *user, fm_tensor **in, fm_tensor **out) {
+    (void)ctx;
+    const block_call *call = user;
+    return fm_gpt_block(call->m, call->layer, in[0], in[1], NULL, out);
+}
+
+/* *sum += weight · x, where x is there */
+static fm_status add_loss(fm_ctx *ctx, fm_tensor **sum, fm_tensor *x, double weight) {
+    if (!x || weight == 0) return FM_OK;
+    fm_tensor *scaled = NULL, *next = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(fm_scale(ctx, &scaled, x, (float)weight));
+    if (*sum) {
+        FM_TRY_GOTO(fm_add(ctx, &next, *sum, scaled));
+        fm_tensor_free(*sum);
+        *sum = next;
+    } else {
+        *sum = fm_tensor_retain(scaled);
+    }
+out:
+    fm_tensor_free(scaled);
+    return status;
+}
+
+/* tokens -> norm(x) [B, S, d], and the layers' weighted losses into `losses` (may be NULL) */
+static fm_status trunk(fm_gpt *m, fm_tensor *tokens, fm_tensor **y, fm_gpt_out *losses) {
+    fm_ctx *ctx = m->ctx;
+    const fm_moe_config *moe = &m->config.moe;
+    fm_tensor *x = NULL, *out[3] = {0};
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(fm_gpt_embed(m, tokens, 0, &x));
+    for (int64_t i = 0; i < m->config.n_layer; i++) {
+        if (m->config.recompute) {
+            block_call call = {m, i};
+            FM_TRY_GOTO(fm_recompute(ctx, recomputed_block, &call, sizeof call,
+                                     (fm_tensor *[]){x, tokens}, 2, out, 3));
+        } else {
+            FM_TRY_GOTO(fm_gpt_block(m, i, x, tokens, NULL, out));
+        }
+        fm_tensor_free(x);
+        x = out[0];
+        out[0] = NULL;
+        if (losses) {
+            double n = (double)m->n_moe;
+            FM_TRY_GOTO(add_loss(ctx, &losses->balance_loss, out[1], moe->aux_loss_weight / n));
+            FM_TRY_GOTO(add_loss(ctx, &losses->z_loss, out[2], moe->z_loss_weight / n));
+        }
+        fm_tensor_free(out[1]);
+        fm_tensor_free(out[2]);
+        out[1] = out[2] = NULL;
+    }
+    FM_TRY_GOTO(fm_gpt_norm(m, &m->norm, x, y));
+out:
+    for (int i = 0; i < 3; i++) fm_tensor_free(out[i]);
+    fm_tensor_free(x);
+    return status;
+}
+
+static fm_status check_tokens(fm_gpt *m, const fm_tensor *tokens, const fm_tensor *targets) {
+    fm_ctx *ctx = m->ctx;
+    char a[96], b[96];
+    FM_CHECK(tokens->ndim == 2 && tokens->dtype == FM_I32 && tokens->shape[0] >= 1 &&
+                 tokens->shape[1] >= 1 && tokens->shape[1] <= m->config.seq_len,
+             FM_ERR_SHAPE, "tokens is %s; it must be int32 [B, S] with S from 1 to seq_len = %lld",
+             fm_tensor_describe(tokens, a, sizeof a), (long long)m->config.seq_len);
+    FM_CHECK(!targets || (targets->dtype == FM_I32 && fm_same_shape(tokens, targets)), FM_ERR_SHAPE,
+             "targets is %s; it must be like tokens, %s", fm_tensor_describe(targets, a, sizeof a),
+             fm_tensor_describe(tokens, b, sizeof b));
+    return FM_OK;
+}
+
+void fm_gpt_out_free(fm_gpt_out *o) {
+    fm_tensor_free(o->loss);
+    fm_tensor_free(o->lm_loss);
+    fm_tensor_free(o->balance_loss);
+    fm_tensor_free(o->z_loss);
+    *o = (fm_gpt_out){0};
+}
+
+fm_status fm_gpt_forward(fm_gpt *m, fm_tensor *tokens, fm_tensor *targets, fm_gpt_out *out) {
+    fm_ctx *ctx = m->ctx;
+    *out = (fm_gpt_out){0};
+    FM_TRY(check_tokens(m, tokens, targets));
+    fm_tensor *x = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(trunk(m, tokens, &x, out));
+    FM_TRY_GOTO(fm_linear_cross_entropy(ctx, &out->lm_loss, NULL, x, m->head_w, NULL, targets, 0));
+    out->loss = fm_tensor_retain(out->lm_loss);
+    FM_TRY_GOTO(add_loss(ctx, &out->loss, out->balance_loss, 1));
+    FM_TRY_GOTO(add_loss(ctx, &out->loss, out->z_loss, 1));
+out:
+    fm_tensor_free(x);
+    if (status != FM_OK) fm_gpt_out_free(out);
+    return status;
+}
+
+fm_status fm_gpt_logits(fm_gpt *m, fm_tensor *tokens, fm_tensor **logits) {
+    *logits = NULL;
+    FM_TRY(check_tokens(m, tokens, NULL));
+    fm_tensor *x = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(trunk(m, tokens, &x, NULL));
+    FM_TRY_GOTO(fm_linear(m->ctx, logits, x, m->head_w, NULL, FM_ACT_NONE));
+out:
+    fm_tensor_free(x);
+    return status;
+}

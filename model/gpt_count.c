@@ -1,0 +1,99 @@
+/* What a GPT costs: parameters, FLOPs, bytes. */
+#include "model/gpt.h"
+
+int64_t fm_gpt_num_parameters(const fm_gpt *m) {
+    int64_t n = 0;
+    for (int i = 0; i < m->params->n; i++)
+        n += fm_placement_global_numel(&m->params->items[i]->spec.placement);
+    return n;
+}
+
+/* Parameters of a MoE layer, all of them. */
+static int64_t moe_parameters(const fm_moe *moe) {
+    const fm_tensor *sharded[] = {moe->up_w, moe->up_b, moe->down_w, moe->down_b};
+    const fm_tensor *whole[] = {moe->gate_w,      moe->gate_b,        moe->shared_up_w,
+                                moe->shared_up_b, moe->shared_down_w, moe->shared_down_b};
+    int64_t n = 0, ranks = moe->config.num_experts / moe->num_local_experts;
+    for (int i = 0; i < 4; i++) n += sharded[i] ? fm_numel(sharded[i]) * ranks : 0;
+    for (int i = 0; i < 6; i++) n += whole[i] ? fm_numel(whole[i]) : 0;
+    return n;
+}
+
+int64_t fm_gpt_num_active_parameters(const fm_gpt *m) {
+    int64_t n = fm_gpt_num_parameters(m);
+    for (int64_t i = 0; i < m->config.n_layer; i++) {
+        const fm_moe *moe = m->blocks[i].moe;
+        if (moe) n += fm_moe_num_active_parameters(moe) - moe_parameters(moe);
+    }
+    return n;
+}
+
+double fm_gpt_flops_per_token(const fm_gpt *m, int64_t S) {
+    const fm_gpt_config *c = &m->config;
+    double d = (double)c->d_model, dh = d / (double)c->n_head;
+    double qkv = (double)(c->n_head + 2 * c->n_kv_head) * dh;
+    double up = (double)c->d_hidden * (fm_act_is_glu(c->activation) ? 2 : 1);
+    double forward = 2 * d * (double)c->vocab_size;
+    for (int64_t i = 0; i < c->n_layer; i++) {
+        forward += 2 * d * qkv + 2 * d * d; /* qkv, out */
+        forward += 2 * (double)(S + 1) * d; /* q·k and p·v, (S+1)/2 keys on average */
+        forward += m->blocks[i].moe ? fm_moe_flops_per_token(m->blocks[i].moe)
+                                    : 2 * d * (up + (double)c->d_hidden);
+    }
+    return 3 * forward;
+}
+
+/* Floats per token that a block's forward leaves for its backward. */
+static double block_activations(const fm_gpt *m, int64_t layer) {
+    const fm_gpt_config *c = &m->config;
+    const fm_moe *moe = m->blocks[layer].moe;
+    double d = (double)c->d_model, dh = d / (double)c->n_head;
+    double qkv = (double)(c->n_head + 2 * c->n_kv_head) * dh;
+    /* x, norm1(x), qkv, attention's output, x + attention, norm2 of it. Dropout keeps no mask (it is
+     * drawn again) and rope not the unrotated qkv. */
+    double n = d + d + qkv + d + d + d;
+    if (moe) {
+        double k = (double)moe->config.top_k, h = (double)moe->config.d_hidden;
+        double hidden = fm_act_is_glu(moe->config.activation) ? 3 * h : 2 * h;
+        n += k * (d + hidden + d); /* permuted, before and after the activation, output */
+        n += (double)moe->config.num_shared_experts * hidden;
+    } else {
+        n += (double)c->d_hidden * (fm_act_is_glu(c->activation) ? 3 : 2);
+    }
+    return n;
+}
+
+/* Floats per token that exist only while a block's backward runs: the gradients of its widest part. */
+static double block_transients(const fm_gpt *m, int64_t layer) {
+    const fm_gpt_config *c = &m->config;
+    const fm_moe *moe = m->blocks[layer].moe;
+    double d = (double)c->d_model;
+    double k = moe ? (double)moe->config.top_k : 1;
+    double h = (double)(moe ? moe->config.d_hidden : c->d_hidden);
+    fm_act act = moe ? moe->config.activation : c->activation;
+    return d + k * (d + h * (fm_act_is_glu(act) ? 3 : 2));
+}
+
+fm_memory_plan fm_gpt_memory_plan(const fm_gpt *m, int64_t B, int64_t S) {
+    const fm_gpt_config *c = &m->config;
+    size_t flat = (size_t)m->params->numel * sizeof(float);
+    size_t copies = m->params->models ? fm_nbytes(m->params->models) : 0;
+    double T = (double)(B * S), size = (double)fm_dtype_size(c->dtype);
+    double blocks = 0, widest = 0, transients = 0;
+    for (int64_t i = 0; i < c->n_layer; i++) {
+        double a = block_activations(m, i), t = block_transients(m, i);
+        blocks += c->recompute ? (double)c->d_model : a;
+        if (a > widest) widest = a;
+        if (t > transients) transients = t;
+    }
+    if (c->recompute) blocks += widest; /* one block at a time is whole */
+    double logits = T * (double)c->vocab_size * size;
+    double budget = (double)m->ctx->logits_budget;
+    double ends = T * 2 * (double)c->d_model * size + (logits < budget ? logits : budget);
+    return (fm_memory_plan){
+        .parameters = flat + copies,
+        .gradients = flat,
+        .moments = 2 * flat,
+        .activations = (size_t)(T * (blocks + transients) * size + ends),
+    };
+}

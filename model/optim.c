@@ -1,0 +1,199 @@
+#include "model/optim.h"
+
+#include "tensor/tape.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+fm_optim_config fm_optim_config_default(fm_optim_kind kind, double lr) {
+    return (fm_optim_config){.kind = kind,
+                             .lr = lr,
+                             .beta1 = 0.9,
+                             .beta2 = 0.95,
+                             .eps = 1e-8,
+                             .weight_decay = kind == FM_ADAMW ? 0.1 : 0.0,
+                             .clip_grad_norm = 1.0,
+                             .micro_batches = 1,
+                             .schedule = {.kind = FM_CONSTANT, .offset = true}};
+}
+
+static fm_status check(fm_ctx *ctx, const fm_optim_config *c) {
+    FM_CHECK(c->lr >= 0 && isfinite(c->lr), FM_ERR_VALUE, "lr is %g; it must not be negative",
+             c->lr);
+    FM_CHECK(c->beta1 >= 0 && c->beta1 < 1 && c->beta2 >= 0 && c->beta2 < 1, FM_ERR_VALUE,
+             "betas are %g and %g; each must be in [0, 1)", c->beta1, c->beta2);
+    FM_CHECK(c->eps > 0, FM_ERR_VALUE, "eps is %g; it must be positive", c->eps);
+    FM_CHECK(c->weight_decay >= 0, FM_ERR_VALUE, "weight_decay is %g; it must not be negative",
+             c->weight_decay);
+    FM_CHECK(c->momentum >= 0 && c->momentum < 1, FM_ERR_VALUE,
+             "momentum is %g; it must be in [0, 1)", c->momentum);
+    FM_CHECK(!c->nesterov || c->momentum > 0, FM_ERR_VALUE,
+             "nesterov is true and momentum 0; it needs a momentum");
+    FM_CHECK(c->clip_grad_norm >= 0, FM_ERR_VALUE, "clip_grad_norm is %g; it must not be negative",
+             c->clip_grad_norm);
+    FM_CHECK(c->micro_batches >= 1, FM_ERR_VALUE, "micro_batches is %lld; it must be at least 1",
+             (long long)c->micro_batches);
+    return fm_schedule_check(ctx, &c->schedule);
+}
+
+fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh,
+                       fm_param_set **sets, int n_sets, fm_optim **out) {
+    *out = NULL;
+    FM_TRY(check(ctx, config));
+    fm_optim *o = calloc(1, sizeof *o);
+    FM_CHECK(o, FM_ERR_OOM, "out of memory: an optimiser");
+    fm_status status = FM_OK;
+    size_t n = (size_t)n_sets;
+    o->ctx = ctx;
+    o->config = *config;
+    o->mesh = mesh;
+    o->sets = calloc(n, sizeof *o->sets);
+    o->m = calloc(n, sizeof *o->m);
+    o->v = calloc(n, sizeof *o->v);
+    FM_CHECK_GOTO(o->sets && o->m && o->v, FM_ERR_OOM, "out of memory: an optimiser");
+    o->n_sets = n_sets;
+    FM_TRY_GOTO(FM_NEW(ctx, &o->loss, FM_F32, 1));
+    for (int i = 0; i < n_sets; i++) {
+        o->sets[i] = sets[i];
+        int64_t numel = sets[i]->numel;
+        if (config->kind == FM_ADAMW || config->momentum > 0)
+            FM_TRY_GOTO(fm_tensor_zeros(ctx, &o->m[i], FM_F32, 1, &numel));
+        if (config->kind == FM_ADAMW)
+            FM_TRY_GOTO(fm_tensor_zeros(ctx, &o->v[i], FM_F32, 1, &numel));
+        fm_param_zero_grads(sets[i]);
+    }
+    *out = o;
+out:
+    if (status != FM_OK) fm_optim_free(o);
+    return status;
+}
+
+void fm_optim_free(fm_optim *o) {
+    if (!o) return;
+    for (int i = 0; i < o->n_sets; i++) {
+        fm_tensor_free(o->m[i]);
+        fm_tensor_free(o->v[i]);
+    }
+    fm_tensor_free(o->loss);
+    free(o->sets);
+    free(o->m);
+    free(o->v);
+    free(o);
+}
+
+fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss) {
+    fm_ctx *ctx = o->ctx;
+    FM_CHECK(o->backwards < o->config.micro_batches, FM_ERR_STATE,
+             "backward: micro_batches is %lld and as many have run; call step first",
+             (long long)o->config.micro_batches);
+    float share = 1.0f / (float)o->config.micro_batches;
+    fm_tensor *dloss = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(fm_tensor_new(ctx, &dloss, loss->dtype, loss->ndim, loss->shape));
+    FM_TRY_GOTO(FM_KERNEL(ctx, fill, loss->dtype, dloss->data, share, fm_numel(dloss)));
+    FM_TRY_GOTO(FM_KERNEL(ctx, scale, FM_F32, o->loss->data, lm_loss->dtype, lm_loss->data, share,
+                          1, o->backwards > 0));
+    FM_TRY_GOTO(fm_backward(ctx, loss, dloss));
+    ctx->micro = (uint32_t)++o->backwards;
+out:
+    fm_tensor_free(dloss);
+    return status;
+}
+
+/* The norm over all gradients, each element once. */
+static fm_status grad_norm(fm_optim *o, double *norm) {
+    fm_ctx *ctx = o->ctx;
+    double squares = 0;
+    for (int i = 0; i < o->n_sets; i++) {
+        fm_param_set *s = o->sets[i];
+        FM_TRY(fm_param_complete_grads(s));
+        /* padding between parameters is zero, and stays so */
+        FM_TRY(
+            FM_KERNEL(ctx, sum_squares, &squares, (const float *)s->grads->data, s->numel, i > 0));
+    }
+    *norm = sqrt(squares);
+    return FM_OK;
+}
+
+/* Parameters [first, last) of a set, which lie side by side and are treated alike. */
+static fm_status update(fm_optim *o, int set, const fm_param *first, const fm_param *last,
+                        double lr, double g_scale) {
+    fm_ctx *ctx = o->ctx;
+    const fm_optim_config *c = &o->config;
+    fm_param_set *s = o->sets[set];
+    int64_t at = first->offset, n = last->offset + last->numel - at;
+    float *p = (float *)s->masters->data + at;
+    const float *g = (const float *)s->grads->data + at;
+    float *m = o->m[set] ? (float *)o->m[set]->data + at : NULL;
+    float *v = o->v[set] ? (float *)o->v[set]->data + at : NULL;
+    void *model = first->spec.dtype == FM_BF16 ? first->weight->data : NULL;
+    float decay = first->spec.decay ? (float)c->weight_decay : 0.0f;
+    double t = (double)o->step + 1;
+    if (c->kind == FM_SGD) {
+        fm_sgd_args a = {.n = n,
+                         .p = p,
+                         .mom = m,
+                         .g = g,
+                         .model = model,
+                         .model_dt = FM_BF16,
+                         .lr = (float)lr,
+                         .momentum = (float)c->momentum,
+                         .weight_decay = decay,
+                         .g_scale = (float)g_scale,
+                         .nesterov = c->nesterov,
+                         .first = o->step == 0};
+        return FM_KERNEL(ctx, sgd, &a);
+    }
+    fm_adamw_args a = {.n = n,
+                       .p = p,
+                       .m = m,
+                       .v = v,
+                       .g = g,
+                       .model = model,
+                       .model_dt = FM_BF16,
+                       .lr = (float)lr,
+                       .beta1 = (float)c->beta1,
+                       .beta2 = (float)c->beta2,
+                       .eps = (float)c->eps,
+                       .weight_decay = decay,
+                       .bias1 = (float)(1 - pow(c->beta1, t)),
+                       .bias2 = (float)(1 - pow(c->beta2, t)),
+                       .g_scale = (float)g_scale};
+    return FM_KERNEL(ctx, adamw, &a);
+}
+
+static fm_status update_set(fm_optim *o, int set, double lr, double g_scale) {
+    fm_param_set *s = o->sets[set];
+    for (int i = 0, j; i < s->n; i = j) {
+        const fm_param *first = s->items[i];
+        for (j = i + 1; j < s->n; j++)
+            if (s->items[j]->spec.decay != first->spec.decay ||
+                s->items[j]->spec.dtype != first->spec.dtype)
+                break;
+        FM_TRY(update(o, set, first, s->items[j - 1], lr, g_scale));
+    }
+    return FM_OK;
+}
+
+fm_status fm_optim_step(fm_optim *o, fm_step_info *info) {
+    fm_ctx *ctx = o->ctx;
+    const fm_optim_config *c = &o->config;
+    FM_CHECK(o->backwards == c->micro_batches, FM_ERR_STATE,
+             "step: %lld backwards have run; micro_batches is %lld", (long long)o->backwards,
+             (long long)c->micro_batches);
+    *info = (fm_step_info){.lr = c->lr * fm_schedule_factor(&c->schedule, o->step + 1)};
+    FM_TRY(fm_tensor_item(ctx, o->loss, &info->loss));
+    FM_TRY(grad_norm(o, &info->grad_norm));
+    info->skipped = !isfinite(info->grad_norm);
+    if (!info->skipped) {
+        double clip = c->clip_grad_norm / (info->grad_norm + 1e-6);
+        double g_scale = c->clip_grad_norm > 0 && clip < 1 ? clip : 1;
+        for (int i = 0; i < o->n_sets; i++) FM_TRY(update_set(o, i, info->lr, g_scale));
+        o->step++;
+    }
+    for (int i = 0; i < o->n_sets; i++) fm_param_zero_grads(o->sets[i]);
+    o->backwards = 0;
+    ctx->micro = 0;
+    ctx->step = (uint32_t)o->step;
+    return FM_OK;
+}
