@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cases
-from dev import layers, losses, npz, text
+from dev import common, layers, losses, npz, text
 
 
 class Layers(unittest.TestCase):
@@ -51,6 +51,17 @@ class Text(unittest.TestCase):
     def test_bad(self) -> None:
         for data in [b"x\r\n", b"x \n", b"\tx\n", b"x", b"x\n\n", b"\xff\n"]:
             self.assertEqual(len(text.problems("a.c", data)), 1, data)
+
+
+class Tracked(unittest.TestCase):
+    def test_without_git_the_tree_is_walked(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            for name in ["a.c", "x/b.c", "x/b.py", ".cache/c.c", "bazel-events.json", ".git/x.c"]:
+                (root / name).parent.mkdir(exist_ok=True)
+                (root / name).write_text("")
+            self.assertEqual(common.tracked(root=root), ["a.c", "x/b.c", "x/b.py"])
+            self.assertEqual(common.tracked("*.c", root=root), ["a.c", "x/b.c"])
 
 
 class Losses(unittest.TestCase):
