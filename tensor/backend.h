@@ -147,7 +147,7 @@ struct fm_ops {
     fm_status (*zero)(fm_device *dev, void *p, size_t bytes);
     fm_status (*sync)(fm_device *dev);
 
-    /* ---- elementwise, n elements */
+    /* ---- elementwise, n elements; y may be a or b (x), where dtypes are equal */
     fm_status (*cast)(fm_device *dev, fm_dtype to, void *y, fm_dtype from, const void *x,
                       int64_t n);
     fm_status (*fill)(fm_device *dev, fm_dtype dt, void *y, float value, int64_t n);
@@ -194,7 +194,7 @@ struct fm_ops {
                                      float *dw, bool accumulate_w, float *db, bool accumulate_b,
                                      const void *dy, const void *x, const void *w,
                                      const float *mean, const float *rstd, int64_t T, int64_t d);
-    /* y = x * rstd * w, rstd = 1/sqrt(mean(x²) + eps) */
+    /* y = x * rstd * w, rstd = 1/sqrt(mean(x²) + eps); backward: dw NULL where not wanted */
     fm_status (*rms_norm_forward)(fm_device *dev, fm_dtype dt, void *y, float *rstd, const void *x,
                                   const void *w, int64_t T, int64_t d, float eps);
     fm_status (*rms_norm_backward)(fm_device *dev, fm_dtype dt, void *dx, bool accumulate_x,

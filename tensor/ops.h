@@ -20,21 +20,23 @@
 fm_status fm_add(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b);  /* same shape */
 fm_status fm_mul(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b);  /* same shape */
 fm_status fm_scale(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float alpha); /* alpha * x */
-fm_status fm_cast(fm_ctx *ctx, fm_tensor **y, fm_tensor *x,
-                  fm_dtype dtype); /* float to float, int to int */
+/* Float to float, int to int; x itself where it has that dtype. */
+fm_status fm_cast(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_dtype dtype);
 /* y[..., r, :] = a[..., r, :] + b[r, :]; a [..., S, d], b [S, d] or [d] */
 fm_status fm_add_rows(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b);
-/* glu forms halve the last dimension */
+/* glu forms halve the last dimension; FM_ACT_NONE returns x itself */
 fm_status fm_activation(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_act act);
 /* Inverted dropout, mask counted by (key, global element); returns x itself when p == 0. */
 fm_status fm_dropout(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float p, const fm_rng_key *key);
-fm_status fm_sum(fm_ctx *ctx, fm_tensor **y, fm_tensor *x,
-                 float factor); /* [1] fp32 = factor Σ x; x fp32 */
+/* [1] fp32 = factor Σ x; x fp32 */
+fm_status fm_sum(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float factor);
 
 /* ---- shape; reshape and split along the first dimension are views */
-fm_status fm_reshape(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int ndim,
-                     const int64_t *shape); /* one -1 allowed */
+/* one -1 allowed */
+fm_status fm_reshape(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int ndim, const int64_t *shape);
+/* any number n >= 1 of tensors that differ in dimension `axis` only */
 fm_status fm_cat(fm_ctx *ctx, fm_tensor **y, fm_tensor **x, int n, int axis);
+/* y = x[.., start:stop, ..] along `axis`; FM_ERR_RANGE */
 fm_status fm_split(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int axis, int64_t start, int64_t stop);
 
 /* ---- products */
@@ -50,7 +52,7 @@ fm_status fm_linear(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, fm_t
 fm_status fm_grouped_linear(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, fm_tensor *b,
                             fm_tensor *offsets, fm_act act);
 
-/* ---- normalisation of the last dimension; b may be NULL */
+/* ---- normalisation of the last dimension; b may be NULL; x, w and b are different tensors */
 fm_status fm_layer_norm(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, fm_tensor *b,
                         float eps);
 fm_status fm_rms_norm(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, float eps);
@@ -71,12 +73,13 @@ fm_status fm_rope(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int64_t heads, int64
 fm_status fm_embedding(fm_ctx *ctx, fm_tensor **y, fm_tensor *table, fm_tensor *ids);
 fm_status fm_softmax(fm_ctx *ctx, fm_tensor **y, fm_tensor *x);
 /* loss [1] fp32 = Σ_t nll_t / denominator; target int32, -1 ignored. denominator 0 means the number
- * of valid targets of this call (at least 1). losses, where not NULL, gets the [T] fp32 terms. */
+ * of valid targets of this call (at least 1); to count them a GPU's are copied to the host. losses,
+ * where not NULL, gets the fp32 terms in target's shape; they are not differentiable. */
 fm_status fm_cross_entropy(fm_ctx *ctx, fm_tensor **loss, fm_tensor **losses, fm_tensor *logits,
                            fm_tensor *target, double denominator);
 /* The same of logits x wᵀ (+ b): the head and the loss as one, in chunks of rows, so that [T, V]
- * never exists twice, and not at all above ctx->logits_budget (then backward computes each chunk
- * again: 2·T·V·d FLOPs more). */
+ * never exists twice, and not at all above ctx->logits_budget: then a chunk has as many rows as fit
+ * into the budget (32 at least) and backward computes it again, 2·T·V·d FLOPs more. */
 fm_status fm_linear_cross_entropy(fm_ctx *ctx, fm_tensor **loss, fm_tensor **losses, fm_tensor *x,
                                   fm_tensor *w, fm_tensor *b, fm_tensor *target,
                                   double denominator);
