@@ -63,9 +63,9 @@ FM_INLINE float fm_vexp(float x) {
 FM_INLINE float fm_vlog(float x) {
     float scaled = x < 0x1p-126f ? x * 0x1p23f : x;
     float bias = x < 0x1p-126f ? -23.0f : 0.0f;
-    int32_t bits = (int32_t)fm_bits_of_float(scaled);
-    int32_t e = (bits - 0x3f3504f3) >> 23;
-    float f = fm_float_of_bits((uint32_t)bits - ((uint32_t)e << 23)) - 1.0f;
+    uint32_t bits = fm_bits_of_float(scaled);
+    int32_t e = (int32_t)(bits - 0x3f3504f3u) >> 23;
+    float f = fm_float_of_bits(bits - ((uint32_t)e << 23)) - 1.0f;
     float n = (float)e + bias;
     float p = 0x1.1457a8p-4f;
     p = p * f + -0x1.de3c16p-4f;
