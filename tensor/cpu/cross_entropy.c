@@ -13,7 +13,7 @@
 
 #include <float.h>
 
-enum { BLOCK = 4096 /* logits: 16 KiB of fp32, half of a small L1 */ };
+enum { BLOCK = FM_TILE(4096, 5) /* logits: 16 KiB of fp32, half of a small L1 */ };
 
 FM_INLINE void forward_row(fm_dtype dt, float *loss, float *lse, const void *logits, int32_t target,
                            int64_t V) {

@@ -36,7 +36,9 @@ FM_INLINE void backward_cols(fm_dtype dt, float *dtable, const void *dy, const i
 fm_status FM_ISA_NAME(cpu_embedding_backward)(fm_device *dev, fm_dtype dt, float *dtable,
                                               const void *dy, const int32_t *ids, int64_t T,
                                               int64_t d, int64_t V, bool accumulate) {
-    enum { COLS = 64 }; /* four cache lines of fp32: enough for a prefetcher, few enough to share */
+    enum {
+        COLS = FM_TILE(64, 3)
+    }; /* four cache lines of fp32: enough for a prefetcher, few enough to share */
     if (!accumulate) FM_TRY(fm_cpu_zero(dev, dtable, (size_t)(V * d) * sizeof(float)));
 #pragma omp parallel for schedule(static) if (T * d >= FM_PARALLEL_MIN)
     for (int64_t b = 0; b < (d + COLS - 1) / COLS; b++)

@@ -36,7 +36,7 @@ fm_status FM_ISA_NAME(cpu_moe_gather)(fm_device *dev, fm_dtype dt, void *y, cons
 /* One token: its k rows are added up block by block of columns, so that the sum stays in L1. */
 FM_INLINE void combine_row(fm_dtype dt, void *y, const void *z, const float *w, const int32_t *slot,
                            int64_t k, int64_t d, bool add) {
-    enum { COLS = 512 };
+    enum { COLS = FM_TILE(512, 7) };
     for (int64_t lo = 0; lo < d; lo += COLS) {
         float sum[COLS] = {0};
         int64_t m = fm_min_i64(COLS, d - lo);

@@ -29,7 +29,7 @@ fm_status FM_ISA_NAME(cpu_moe_sort)(fm_device *dev, int32_t *counts, int32_t *of
                                     int32_t *slot, int32_t *source, const int32_t *indices,
                                     int64_t T, int64_t k, int64_t E) {
     int64_t n = T * k;
-    fm_split split = fm_split_rows(n, 8192);
+    fm_split split = fm_split_rows(n, FM_TILE(8192, 7));
     void *scratch;
     FM_TRY(fm_cpu_scratch(dev, FM_CPU_SCRATCH_KERNEL, (size_t)(split.count * E) * sizeof(int32_t),
                           &scratch));

@@ -11,16 +11,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* A size of tile or chunk; --config=hostile takes small odd ones, so that small tests cross them. */
+#ifdef FM_HOSTILE
+#define FM_TILE(size, hostile) (hostile)
+#else
+#define FM_TILE(size, hostile) (size)
+#endif
+
 enum {
     /* Elements of a chunk of an elementwise loop: 64 KiB of fp32, so that two or three arrays'
      * chunks stay in L2, and a multiple of every vector width. */
-    FM_CHUNK = 16384,
+    FM_CHUNK = FM_TILE(16384, 53),
     /* Elements that pay for waking the other threads (2 to 5 µs): at some 0.2 ns an element a
      * loop of fewer is over sooner alone. */
-    FM_PARALLEL_MIN = 32768,
+    FM_PARALLEL_MIN = FM_TILE(32768, 2),
     /* Most partial sums of one reduction: enough for 64 threads, little enough that adding them
      * up is nothing. */
-    FM_MAX_SPLIT = 64,
+    FM_MAX_SPLIT = FM_TILE(64, 3),
 };
 
 FM_INLINE int64_t fm_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -44,7 +51,7 @@ FM_INLINE fm_split fm_split_rows(int64_t n, int64_t least) {
 /* y[i] (+)= Σ_c partial[c, i] over `count` rows of `stride` floats, in the order of c. */
 FM_INLINE void fm_add_partials(float *y, const float *partial, int64_t count, int64_t stride,
                                int64_t n, bool accumulate) {
-    enum { COLS = 256 };
+    enum { COLS = FM_TILE(256, 5) };
 #pragma omp parallel for schedule(static) if (count * n >= FM_PARALLEL_MIN)
     for (int64_t b = 0; b < (n + COLS - 1) / COLS; b++) {
         float sum[COLS] = {0};

@@ -12,7 +12,7 @@
  * stay in L1. */
 FM_INLINE void sum_strided(fm_dtype dt, float *y, const void *x, int64_t n, int64_t stride,
                            int64_t cols, bool add) {
-    enum { COLS = 256 };
+    enum { COLS = FM_TILE(256, 5) };
     for (int64_t lo = 0; lo < cols; lo += COLS) {
         float sum[COLS] = {0};
         int64_t m = fm_min_i64(COLS, cols - lo);
@@ -28,7 +28,7 @@ FM_INLINE void sum_strided(fm_dtype dt, float *y, const void *x, int64_t n, int6
 fm_status FM_ISA_NAME(cpu_sum_rows)(fm_device *dev, fm_dtype dt, float *db, const void *dy,
                                     int64_t rows, int64_t cols, int64_t period, bool accumulate) {
     int64_t most = (rows + period - 1) / period; /* rows of position 0, which has the most */
-    fm_split split = fm_split_rows(most, 32);
+    fm_split split = fm_split_rows(most, FM_TILE(32, 2));
     /* One chunk a position, or none: it writes to db itself. */
     float *out = db;
     bool add = accumulate;

@@ -73,7 +73,7 @@ fm_status FM_ISA_NAME(cpu_rms_norm_backward)(fm_device *dev, fm_dtype dt, void *
                                              bool accumulate_x, float *dw, bool accumulate_w,
                                              const void *dy, const void *x, const void *w,
                                              const float *rstd, int64_t T, int64_t d) {
-    fm_split split = fm_split_rows(T, 16);
+    fm_split split = fm_split_rows(T, FM_TILE(16, 2));
     float *partial = NULL;
     if (dw) {
         void *scratch;
