@@ -25,8 +25,9 @@ typedef struct kernel_call {
     const char *name;
     fm_status (*run)(call *c);
     bool has_dt; /* else fp32 alone */
-    /* A NaN in any float input reaches an output at these sizes. top_k refuses it instead. */
-    bool spreads_nan;
+    /* A digit per float input: how many outputs a NaN in its first element reaches. "" where there
+     * is nothing to see: fill has no input, top_k refuses a NaN. */
+    const char *nan_reach;
 } kernel_call;
 
 extern const kernel_call kernel_calls[];
@@ -35,6 +36,7 @@ extern const int kernel_calls_count;
 /* The outputs after another, widened to double; *n of them. The caller frees the result; NULL: no
  * memory. */
 double *call_outputs(const call *c, int64_t *n);
+int call_nan_outputs(const call *c); /* how many output arrays have a NaN */
 void call_free(call *c);
 
 #endif
