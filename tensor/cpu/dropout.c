@@ -18,15 +18,15 @@ FM_INLINE void draw(uint32_t bits[DRAWN], const fm_rng_key *key, uint64_t block)
     uint32_t c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
     uint32_t k0 = (uint32_t)key->key, k1 = (uint32_t)(key->key >> 32);
 #pragma omp simd
-    for (int l = 0; l < BLOCKS; l++) {
-        c0[l] = (uint32_t)(block + (uint64_t)l);
-        c1[l] = (uint32_t)((block + (uint64_t)l) >> 32);
+    for (size_t l = 0; l < BLOCKS; l++) {
+        c0[l] = (uint32_t)(block + l);
+        c1[l] = (uint32_t)((block + l) >> 32);
         c2[l] = key->step;
         c3[l] = key->micro;
     }
     for (int round = 0; round < 10; round++) {
 #pragma omp simd
-        for (int l = 0; l < BLOCKS; l++) {
+        for (size_t l = 0; l < BLOCKS; l++) {
             uint64_t p0 = (uint64_t)0xD2511F53u * c0[l], p1 = (uint64_t)0xCD9E8D57u * c2[l];
             c0[l] = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0;
             c2[l] = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
@@ -37,7 +37,7 @@ FM_INLINE void draw(uint32_t bits[DRAWN], const fm_rng_key *key, uint64_t block)
         k1 += 0xBB67AE85u;
     }
 #pragma omp simd
-    for (int l = 0; l < BLOCKS; l++) {
+    for (size_t l = 0; l < BLOCKS; l++) {
         bits[4 * l] = c0[l];
         bits[4 * l + 1] = c1[l];
         bits[4 * l + 2] = c2[l];
