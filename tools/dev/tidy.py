@@ -16,6 +16,9 @@ def tidy(program: str, name: str) -> tuple[str, int, str]:
     # Named, for the sources' real paths lie in Bazel's folders, where none is found.
     config = f"--config-file={ROOT / '.clang-tidy'}"
     command = [program, "--quiet", "--warnings-as-errors=*", config, "-p", str(ROOT), name]
+    # gcc's omp.h, after everything of clang's: clang has one only with libomp-dev.
+    gcc = subprocess.run(["gcc", "-print-file-name=include"], capture_output=True, text=True)
+    command += [f"--extra-arg=-idirafter{gcc.stdout.strip()}"]
     if name != DEFINES_FM_FAIL:
         command += [f"--extra-arg=-include{ROOT / 'tools' / 'dev' / 'analyzer.h'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
