@@ -1,10 +1,12 @@
 """./dev tidy [FILES]: clang-tidy on the C sources (see .clang-tidy)."""
 
 import argparse
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from os import cpu_count
+from pathlib import Path
 
 from dev import compdb, llvm
 from dev.common import BAZEL_OPTIONS, CANNOT_BUILD, ROOT, bazel, tracked
@@ -16,13 +18,16 @@ def tidy(program: str, name: str) -> tuple[str, int, str]:
     # Named, for the sources' real paths lie in Bazel's folders, where none is found.
     config = f"--config-file={ROOT / '.clang-tidy'}"
     command = [program, "--quiet", "--warnings-as-errors=*", config, "-p", str(ROOT), name]
-    # gcc's omp.h, after everything of clang's: clang has one only with libomp-dev.
-    gcc = subprocess.run(["gcc", "-print-file-name=include"], capture_output=True, text=True)
-    command += [f"--extra-arg=-idirafter{gcc.stdout.strip()}"]
     if name != DEFINES_FM_FAIL:
         command += [f"--extra-arg=-include{ROOT / 'tools' / 'dev' / 'analyzer.h'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return name, done.returncode, done.stdout
+
+
+def has_omp_header(program: str) -> bool:
+    """Whether clang's own headers, beside the program, have one."""
+    real = Path(shutil.which(program) or program).resolve()
+    return any(real.parent.parent.glob("lib/clang/*/include/omp.h"))
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +35,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("files", nargs="*", help="default: every .c file that Bazel compiles")
     chosen = parser.parse_args(argv).files
     program, why = llvm.find("clang-tidy")
+    if program and not has_omp_header(program):
+        program, why = None, f"no omp.h of clang's (libomp-{llvm.VERSION}-dev); gcc's is not for it"
     if not program:
         print(f"tidy: skipped: {why}")
         return 0
