@@ -24,10 +24,11 @@ void fm_loader_free(fm_loader *l);
 int64_t fm_loader_rows(const fm_loader *l);    /* of one micro-batch on this rank */
 int64_t fm_loader_samples(const fm_loader *l); /* in one epoch, over all ranks */
 
-/* The next micro-batch of this rank: tokens and targets int32 [rows, seq_len]. Goes on into the next
- * epoch, which has an order of its own. With shuffle off and the epoch at its end: rows beyond the
- * last sample are filled with token 0 and targets -1, *valid (may be NULL) tells the samples in it,
- * and the call after the last micro-batch gives *valid = 0 and starts over: each sample exactly once. */
+/* The next micro-batch of this rank: tokens and targets int32 [rows, seq_len]; *valid (may be NULL)
+ * is the number of samples in it over all ranks, the same on each. Goes on into the next epoch,
+ * which has an order of its own. With shuffle off the epoch's last micro-batch may be short: rows
+ * beyond the last sample are filled with token 0 and targets -1; the call after it gives
+ * *valid = 0 and only such rows, and the next one starts over: each sample exactly once. */
 fm_status fm_loader_next(fm_ctx *ctx, fm_loader *l, int32_t *tokens, int32_t *targets, int64_t *valid);
 
 /* The position is one number: samples taken since the start, over all ranks and epochs. It does not

@@ -1,0 +1,51 @@
+/* The program's one state: the device that was asked for, the context that serves it, and the
+ * lock around the context. It is the only global of fmoe; everything below pyembed/ is handed
+ * its context.
+ */
+#ifndef FM_PYEMBED_HOST_H
+#define FM_PYEMBED_HOST_H
+#include "parallel/comm.h"
+#include "tensor/ctx.h"
+
+#include <pthread.h>
+
+typedef struct fm_host {
+    char device[32]; /* as asked: "auto", "cpu", "cuda", "cuda:0" */
+    int threads;     /* OpenMP threads of this rank */
+    int rank, world_size;
+    fm_ctx *ctx;    /* NULL until something needs a device */
+    fm_comm *world; /* all ranks; there when ctx is */
+    char why[256];  /* why not a GPU; empty: nothing was given up */
+    uint64_t seed;  /* of fmoe.manual_seed, kept for a context that is not open yet */
+    int64_t live;   /* Python objects that point into the context */
+    /* A context serves one thread at a time. Recursive: a gate written in Python is called inside
+     * a forward and calls operations itself. */
+    pthread_mutex_t lock;
+    /* What lost its last reference while another thread was computing: freed by the next holder of
+     * the lock. Guarded by the interpreter's lock. */
+    struct fm_late {
+        void (*free)(void *);
+        void *what;
+    } * late;
+    int64_t n_late, late_size;
+} fm_host;
+
+extern fm_host fm_the_host;
+
+/* Reads the environment: threads, launcher. 0, or an exit status with the reason on stderr. */
+int fm_host_start(const char *device);
+
+/* Opens the device unless that was done already. On an error `err` says why. */
+fm_status fm_host_open(fm_error *err);
+
+/* Closes the device where no object is left that needs it. */
+void fm_host_stop(void);
+
+/* The folder that holds the Python package `fmoe`: in the runfiles of Bazel, or beside the
+ * program. 0 when found. */
+int fm_package_dir(char *out, size_t n);
+
+/* Cores that this process may use. */
+int fm_host_cores(void);
+
+#endif

@@ -1,0 +1,57 @@
+/* What train --version and --info say. */
+#include "pyembed/info.h"
+#include "pyembed/host.h"
+
+#include <Python.h>
+#include <cblas.h>
+#include <dnnl.h>
+#include <hdf5.h>
+#include <host_python.h>
+#include <limits.h>
+#include <stdio.h>
+#include <unistd.h>
+
+int fm_print_version(void) {
+    printf("fmoe %s (Python %s)\n", FM_VERSION, PY_VERSION);
+    return 0;
+}
+
+static void line(const char *what, const char *text) { printf("%-10s %s\n", what, text); }
+
+int fm_print_info(void) {
+    fm_host *h = &fm_the_host;
+    char text[3 * PATH_MAX];
+    line("fmoe", FM_VERSION);
+    fm_error err = {0};
+    if (fm_host_open(&err) == FM_OK) {
+        snprintf(text, sizeof text, "%s: %s", h->ctx->dev->name, h->ctx->dev->model);
+        line("device", text);
+        if (h->why[0]) line("no GPU", h->why);
+    } else {
+        snprintf(text, sizeof text, "%s cannot be used: %s", h->device, err.message);
+        line("device", text);
+    }
+    snprintf(text, sizeof text, "%d of %d cores%s", h->threads, fm_host_cores(),
+             getenv("OMP_NUM_THREADS") ? " (OMP_NUM_THREADS)" : "");
+    line("threads", text);
+    line("BLAS", openblas_get_config());
+    const dnnl_version_t *d = dnnl_version();
+    snprintf(text, sizeof text, "%d.%d.%d", d->major, d->minor, d->patch);
+    line("oneDNN", text);
+    unsigned major, minor, release;
+    if (H5get_libversion(&major, &minor, &release) >= 0) {
+        snprintf(text, sizeof text, "%u.%u.%u (linked into train)", major, minor, release);
+        line("HDF5", text);
+    }
+    line("MPI, NCCL", "not used: this version trains on one rank");
+    snprintf(text, sizeof text, "%s (%s, %s libpython)", PY_VERSION, FM_PYTHON_EXECUTABLE,
+             FM_PYTHON_LINK);
+    line("Python", text);
+    if (fm_package_dir(text, sizeof text) == 0)
+        line("package", text);
+    else
+        line("package",
+             "missing: the Python package fmoe is neither in the runfiles nor beside train");
+    fm_host_stop();
+    return err.status == FM_OK ? 0 : 1;
+}

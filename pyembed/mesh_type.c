@@ -1,0 +1,93 @@
+#include "pyembed/mesh_type.h"
+#include "pyembed/options.h"
+
+#define ROW(field) #field, offsetof(fm_mesh_config, field)
+static const fm_option rows[] = {
+    {ROW(tp), FM_OPT_INT32, 1, 65536, 0, NULL, "1", "ranks that split each layer's width", NULL},
+    {ROW(pp), FM_OPT_INT32, 1, 65536, 0, NULL, "1", "pipeline stages", NULL},
+    {ROW(ep), FM_OPT_INT32, 1, 65536, 0, NULL, "1", "ranks that share out the experts", NULL},
+    {ROW(etp), FM_OPT_INT32, 1, 65536, 0, NULL, "1", "ranks that split each expert's width", NULL},
+    {ROW(zero), FM_OPT_INT32, 0, 1, 0, NULL, "1", "1: optimiser state is sharded over dp; 0: not",
+     NULL},
+    {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
+};
+#undef ROW
+static const fm_options options = {
+    "Mesh", rows, 0,
+    "How the ranks are folded: world = tp*pp*dp for dense parameters, world = pp*ep*etp*edp for "
+    "experts; dp and edp follow. This version runs one rank."};
+
+static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    fm_mesh_config config = fm_mesh_config_default();
+    if (!fm_options_parse(&options, args, kwargs, &config)) return NULL;
+    fm_mesh *mesh = NULL;
+    fm_call c;
+    if (!fm_call_begin(&c)) return NULL;
+    fm_status s = fm_mesh_new(c.ctx, &config, fm_the_host.rank, fm_the_host.world_size, &mesh);
+    if (!fm_call_end(&c, s)) return NULL;
+    fm_py_mesh *self = (fm_py_mesh *)type->tp_alloc(type, 0);
+    if (!self) {
+        fm_mesh_free(mesh);
+        return NULL;
+    }
+    self->config = config;
+    self->mesh = mesh;
+    fm_the_host.live++;
+    return (PyObject *)self;
+}
+
+static void dealloc(PyObject *o) {
+    fm_mesh_free(fm_mesh_of(o));
+    fm_the_host.live--;
+    Py_TYPE(o)->tp_free(o);
+}
+
+/* Numbers that follow from the configuration: their place in fm_mesh is the closure. */
+static PyObject *get_number(PyObject *o, void *offset) {
+    return PyLong_FromLong(*(const int *)((const char *)fm_mesh_of(o) + (size_t)offset));
+}
+
+#define NUMBER(field, doc)                                                                         \
+    { #field, get_number, NULL, doc, (void *)offsetof(fm_mesh, field) }
+static const PyGetSetDef numbers[] = {
+    NUMBER(rank, "this rank's number in the world"),
+    NUMBER(world_size, "ranks of the job"),
+    NUMBER(dp, "data-parallel ranks: world / (tp*pp)"),
+    NUMBER(edp, "ranks with the same experts: world / (pp*ep*etp)"),
+    NUMBER(tp_rank, "this rank's number along tp"),
+    NUMBER(dp_rank, "this rank's number along dp"),
+    NUMBER(pp_rank, "this rank's number along pp"),
+    NUMBER(ep_rank, "this rank's number along ep"),
+    NUMBER(etp_rank, "this rank's number along etp"),
+    NUMBER(edp_rank, "this rank's number along edp"),
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyObject *repr(PyObject *o) {
+    const fm_mesh *m = fm_mesh_of(o);
+    return PyUnicode_FromFormat("<fmoe.Mesh tp=%d pp=%d dp=%d ep=%d etp=%d edp=%d>", m->config.tp,
+                                m->config.pp, m->dp, m->config.ep, m->config.etp, m->edp);
+}
+
+PyTypeObject fm_mesh_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.Mesh",
+    .tp_basicsize = sizeof(fm_py_mesh),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = new,
+    .tp_dealloc = dealloc,
+    .tp_repr = repr,
+};
+
+PyObject *fm_py_mesh_or_default(PyObject *mesh, const char *what) {
+    if (!mesh || mesh == Py_None) return PyObject_CallNoArgs((PyObject *)&fm_mesh_type);
+    if (PyObject_TypeCheck(mesh, &fm_mesh_type)) return Py_NewRef(mesh);
+    return PyErr_Format(PyExc_TypeError, "%s: mesh is a %s: None or an fmoe.Mesh is wanted", what,
+                        fm_type_name(mesh));
+}
+
+int fm_add_mesh(PyObject *module) {
+    fm_mesh_type.tp_doc = fm_options_doc(&options);
+    fm_mesh_type.tp_getset = fm_options_getset(&options, offsetof(fm_py_mesh, config), numbers);
+    if (!fm_mesh_type.tp_doc || !fm_mesh_type.tp_getset) return -1;
+    return fm_add_type(module, &fm_mesh_type);
+}

@@ -1,0 +1,211 @@
+/* Routing: top-k, permutation, grouped products; and the collectives. */
+#include "pyembed/collective.h"
+#include "pyembed/ops.h"
+
+#include <string.h>
+
+/* fmoe.MoEMap: where the choices of a batch go. */
+typedef struct py_map {
+    PyObject_HEAD fm_moe_map map;
+} py_map;
+
+static void map_dealloc(PyObject *o) {
+    fm_moe_map *m = &((py_map *)o)->map;
+    fm_py_tensor_free(m->counts);
+    fm_py_tensor_free(m->offsets);
+    fm_py_tensor_free(m->slot);
+    fm_py_tensor_free(m->source);
+    fm_the_host.live--;
+    Py_TYPE(o)->tp_free(o);
+}
+
+static PyObject *map_tensor(PyObject *o, void *offset) {
+    fm_tensor *t = *(fm_tensor **)((char *)&((py_map *)o)->map + (size_t)offset);
+    return fm_py_tensor_new(fm_tensor_retain(t), NULL);
+}
+
+#define MAP_TENSOR(field, doc)                                                                     \
+    { #field, map_tensor, NULL, doc, (void *)offsetof(fm_moe_map, field) }
+static PyGetSetDef map_getset[] = {
+    MAP_TENSOR(counts, "int32 [E]: choices of each expert"),
+    MAP_TENSOR(offsets, "int32 [E+1]: where each expert's rows begin"),
+    MAP_TENSOR(slot, "int32 [T, k]: row of each choice, -1 for the dropped"),
+    MAP_TENSOR(source, "int32 [T*k]: t*k + j of each row, -1 behind the last"),
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyTypeObject map_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.MoEMap",
+    .tp_basicsize = sizeof(py_map),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_doc = "Where the choices of a batch of tokens go; made by moe_permute.",
+    .tp_dealloc = map_dealloc,
+    .tp_getset = map_getset,
+};
+
+static const fm_option permute_rows[] = {
+    FM_ARG("x", x, FM_OPT_TENSOR, NULL, "[T, d], float"),
+    FM_ARG("indices", ids, FM_OPT_TENSOR, NULL, "int [T, k]: each token's experts, -1 = dropped"),
+    FM_ARG_RANGE("num_experts", i, FM_OPT_INT, 1, 1 << 20, 0, NULL, "E"), FM_ARGS_END};
+static const fm_options permute_options = {
+    "moe_permute", permute_rows, 3,
+    "Copies of the tokens' rows, sorted by expert: ([T*k, d], MoEMap). Rows of one expert keep the "
+    "order (token, choice); rows of dropped choices, at the end, are zero."};
+static PyObject *moe_permute(PyObject *module, PyObject *const *args, Py_ssize_t n,
+                             PyObject *names) {
+    (void)module;
+    fm_op_args a;
+    if (!fm_options_parse_fast(&permute_options, args, n, names, &a)) return NULL;
+    py_map *map = PyObject_New(py_map, &map_type);
+    if (!map) return NULL;
+    map->map = (fm_moe_map){0};
+    fm_the_host.live++;
+    fm_tensor *ids = NULL, *y = NULL;
+    fm_call c;
+    if (!fm_call_begin(&c)) goto fail;
+    fm_status s = fm_as_int32(c.ctx, a.ids, &ids);
+    if (s == FM_OK) s = fm_moe_map_new(c.ctx, &map->map, ids, a.i);
+    if (s == FM_OK) s = fm_moe_permute(c.ctx, &y, a.x, &map->map);
+    fm_tensor_free(ids);
+    if (!fm_call_end(&c, s)) goto fail;
+    PyObject *rows = fm_py_tensor_new(y, NULL);
+    if (!rows) goto fail;
+    return Py_BuildValue("(NN)", rows, map);
+fail:
+    Py_DECREF(map);
+    return NULL;
+}
+
+static const fm_option unpermute_rows[] = {
+    FM_ARG("z", x, FM_OPT_TENSOR, NULL, "[T*k, d], float, in expert order"),
+    FM_ARG_OBJECT("map", object, "MoEMap", NULL, "of the permutation"),
+    FM_ARG("scores", w, FM_OPT_TENSOR_OR_NONE, "None", "float32 [T, k]; None: all 1"), FM_ARGS_END};
+static const fm_options unpermute_options = {
+    "moe_unpermute", unpermute_rows, 3,
+    "y[t] = sum over j of scores[t, j] * z[slot[t, j]]: [T, d]."};
+static PyObject *moe_unpermute(PyObject *module, PyObject *const *args, Py_ssize_t n,
+                               PyObject *names) {
+    (void)module;
+    fm_op_args a;
+    if (!fm_options_parse_fast(&unpermute_options, args, n, names, &a)) return NULL;
+    if (!PyObject_TypeCheck(a.object, &map_type))
+        return PyErr_Format(PyExc_TypeError, "moe_unpermute: map=%R: an fmoe.MoEMap is wanted",
+                            a.object);
+    fm_tensor *y = NULL;
+    fm_call c;
+    if (!fm_call_begin(&c)) return NULL;
+    fm_status s = fm_moe_unpermute(c.ctx, &y, a.x, a.w, &((py_map *)a.object)->map);
+    return fm_call_end(&c, s) ? fm_py_tensor_new(y, NULL) : NULL;
+}
+
+static const fm_option grouped_rows[] = {
+    FM_ARG("x", x, FM_OPT_TENSOR, NULL, "[N, in], sorted by expert"),
+    FM_ARG("w", w, FM_OPT_TENSOR, NULL, "[E, out, in]"),
+    FM_ARG("b", b, FM_OPT_TENSOR_OR_NONE, NULL, "[E, out] or None"),
+    FM_ARG("offsets", ids, FM_OPT_TENSOR, NULL, "int32 [E+1], rising from 0: MoEMap.offsets"),
+    FM_ARG_CHOICE("activation", FM_ACT_CHOICES, "'none'", "not swiglu and geglu"),
+    FM_ARGS_END};
+static const fm_options grouped_options = {
+    "grouped_linear", grouped_rows, 4,
+    "activation(x[offsets[e]:offsets[e+1]] w[e]T + b[e]) for every expert e: [N, out]. Rows behind "
+    "offsets[E] come out undefined."};
+FM_OP(grouped_linear, grouped_options,
+      fm_grouped_linear(c.ctx, &y, a.x, a.w, a.b, a.ids, (fm_act)a.choice))
+
+static const fm_option top_k_rows[] = {
+    FM_ARG("x", x, FM_OPT_TENSOR, NULL, "[T, n], float32"),
+    FM_ARG_RANGE("k", i, FM_OPT_INT, 1, 1 << 20, 0, NULL, "how many of each row, at most n"),
+    FM_ARGS_END};
+static const fm_options top_k_options = {
+    "top_k", top_k_rows, 2,
+    "The k largest of each row, falling: (values [T, k], differentiable; indices int32 [T, k]). "
+    "Ties go to the lower index."};
+static PyObject *top_k(PyObject *module, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    (void)module;
+    fm_op_args a;
+    fm_tensor *values = NULL, *indices = NULL;
+    fm_call c;
+    if (!fm_options_parse_fast(&top_k_options, args, n, names, &a) || !fm_call_begin(&c))
+        return NULL;
+    fm_status s = fm_top_k(c.ctx, &values, &indices, a.x, a.i);
+    if (!fm_call_end(&c, s)) return NULL;
+    return Py_BuildValue("(NN)", fm_py_tensor_new(values, NULL), fm_py_tensor_new(indices, NULL));
+}
+
+static const fm_option gather_rows[] = {
+    FM_ARG("x", x, FM_OPT_TENSOR, NULL, "[T, n], float32"),
+    FM_ARG("indices", ids, FM_OPT_TENSOR, NULL, "int32 [T, k] in [0, n), or -1"), FM_ARGS_END};
+static const fm_options gather_options = {"gather_cols", gather_rows, 2,
+                                          "y[t, j] = x[t, indices[t, j]], 0 where that is -1."};
+FM_OP(gather_cols, gather_options, fm_gather_cols(c.ctx, &y, a.x, a.ids))
+
+/* ---- collectives. In this version every group is the one rank. */
+
+#define GROUPS "world|dp|tp|pp|ep|etp|edp"
+#define GROUP_ROW(initial) FM_ARG_CHOICE("group", GROUPS, initial, "the ranks that take part")
+
+static const fm_option all_reduce_rows[] = {
+    FM_ARG("x", x, FM_OPT_TENSOR, NULL, "of the same shape on every rank of the group"),
+    GROUP_ROW("'dp'"), FM_ARGS_END};
+static const fm_options all_reduce_options = {
+    "all_reduce", all_reduce_rows, 2,
+    "Sum over the ranks of the group, on each of them. Its gradient is the sum of theirs."};
+FM_OP(all_reduce, all_reduce_options, fm_all_reduce(c.ctx, fm_the_host.world, &y, a.x))
+
+static const fm_option all_gather_rows[] = {
+    FM_ARG("x", x, FM_OPT_TENSOR, NULL, "[n, ...], the same shape on every rank of the group"),
+    GROUP_ROW("'dp'"), FM_ARGS_END};
+static const fm_options all_gather_options = {
+    "all_gather", all_gather_rows, 2,
+    "The ranks' tensors one after another along dimension 0: [size*n, ...]."};
+FM_OP(all_gather, all_gather_options, fm_all_gather(c.ctx, fm_the_host.world, &y, a.x))
+
+static const fm_option all_to_all_rows[] = {
+    FM_ARG("x", x, FM_OPT_TENSOR, NULL,
+           "[n, ...]: rows for rank 0 of the group, then for rank 1, ..."),
+    FM_ARG_OBJECT("counts", shape, "Sequence[int]", NULL,
+                  "how many rows go to each rank; they sum to n"),
+    GROUP_ROW("'ep'"), FM_ARGS_END};
+static const fm_options all_to_all_options = {"all_to_all", all_to_all_rows, 2,
+                                              "Sends each rank its rows: (the rows received, in "
+                                              "rank order; a list of how many came from each)."};
+static PyObject *all_to_all(PyObject *module, PyObject *const *args, Py_ssize_t n,
+                            PyObject *names) {
+    (void)module;
+    enum { MAX_RANKS = 4096 };
+    fm_op_args a;
+    int count;
+    int64_t send[MAX_RANKS], received[MAX_RANKS];
+    fm_tensor *y = NULL;
+    fm_call c;
+    if (!fm_options_parse_fast(&all_to_all_options, args, n, names, &a) ||
+        !fm_py_sizes(a.shape, "all_to_all: counts", 0, MAX_RANKS, &count, send) ||
+        !fm_call_begin(&c))
+        return NULL;
+    fm_status s = fm_all_to_all(c.ctx, fm_the_host.world, &y, a.x, count, send, received);
+    if (!fm_call_end(&c, s)) return NULL;
+    PyObject *rows = fm_py_tensor_new(y, NULL), *list = PyList_New(0);
+    for (int i = 0; list && i < count; i++) {
+        PyObject *x = PyLong_FromLongLong(received[i]);
+        if (!x || PyList_Append(list, x) < 0) Py_CLEAR(list);
+        Py_XDECREF(x);
+    }
+    return Py_BuildValue("(NN)", rows, list);
+}
+
+static const fm_function functions[] = {
+    {&permute_options, moe_permute},
+    {&unpermute_options, moe_unpermute},
+    {&grouped_options, grouped_linear},
+    {&top_k_options, top_k},
+    {&gather_options, gather_cols},
+    {&all_reduce_options, all_reduce},
+    {&all_gather_options, all_gather},
+    {&all_to_all_options, all_to_all},
+    {NULL, NULL},
+};
+
+int fm_add_moe_ops(PyObject *module) {
+    if (fm_add_type(module, &map_type) < 0) return -1;
+    return fm_add_functions(module, functions);
+}

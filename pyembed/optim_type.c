@@ -1,0 +1,365 @@
+#include "pyembed/optim_type.h"
+#include "pyembed/mesh_type.h"
+#include "pyembed/options.h"
+#include "pyembed/parameter_type.h"
+
+#include <math.h>
+#include <structmember.h>
+
+/* ---- which optimiser a loss belongs to. The list is read and changed with the host's lock held. */
+
+typedef struct entry {
+    fm_optim *optim;
+    struct entry *next;
+} entry;
+static entry *live;
+
+static void forget_and_free(void *optim) {
+    for (entry **e = &live; *e; e = &(*e)->next) {
+        if ((*e)->optim != optim) continue;
+        entry *gone = *e;
+        *e = gone->next;
+        free(gone);
+        break;
+    }
+    fm_optim_free(optim);
+}
+
+fm_optim *fm_optim_of_storage(const fm_storage *storage) {
+    for (entry *e = live; e; e = e->next)
+        for (int i = 0; i < e->optim->n_sets; i++) {
+            const fm_param_set *s = e->optim->sets[i];
+            if (s->masters->storage == storage || (s->models && s->models->storage == storage))
+                return e->optim;
+        }
+    return NULL;
+}
+
+/* ---- construction */
+
+typedef struct optim_args {
+    PyObject *model, *betas, *schedule;
+    fm_optim_config config;
+} optim_args;
+
+#define ARG(name) #name, offsetof(optim_args, name)
+#define FIELD(name) #name, offsetof(optim_args, config.name)
+#define MODEL_ROW                                                                                  \
+    {                                                                                              \
+        ARG(model), FM_OPT_OBJECT, 0, 0, 0, NULL, NULL, "whose parameters are trained",            \
+            "GPT | Module | MoELayer"                                                              \
+    }
+#define LR_ROW                                                                                     \
+    { FIELD(lr), FM_OPT_FLOAT, 0, INFINITY, 0, NULL, NULL, "base learning rate", NULL }
+#define COMMON_ROWS                                                                                \
+    {FIELD(micro_batches),                                                                         \
+     FM_OPT_INT,                                                                                   \
+     1,                                                                                            \
+     1 << 20,                                                                                      \
+     0,                                                                                            \
+     NULL,                                                                                         \
+     "1",                                                                                          \
+     "calls of backward() that make one step; gradients are their mean",                           \
+     NULL},                                                                                        \
+        {ARG(schedule),    FM_OPT_OBJECT, 0, 0, 0, NULL, "None", "None: lr stays as it is",        \
+         "Schedule | None"},                                                                       \
+    {                                                                                              \
+        NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL                                                \
+    }
+
+static const fm_option adamw_rows[] = {
+    MODEL_ROW,
+    LR_ROW,
+    {ARG(betas), FM_OPT_OBJECT, 0, 0, 0, NULL, "(0.9, 0.95)", "of the two moments, each in [0, 1)",
+     "tuple[float, float]"},
+    {FIELD(eps), FM_OPT_FLOAT, 0, 1, FM_OPEN_LOW, NULL, "1e-08", "added to the root", NULL},
+    {FIELD(weight_decay), FM_OPT_FLOAT, 0, INFINITY, 0, NULL, "0.1",
+     "of linear, expert and embedding weights; not of biases and gains", NULL},
+    {FIELD(clip_grad_norm), FM_OPT_FLOAT_OR_NONE, 0, INFINITY, FM_OPEN_LOW, NULL, "1.0",
+     "gradients are scaled down to this norm over all parameters; None: never", NULL},
+    COMMON_ROWS};
+static const fm_options adamw_options = {
+    "AdamW", adamw_rows, 1, "Adam with decoupled weight decay; float32 moments and masters."};
+
+static const fm_option sgd_rows[] = {
+    MODEL_ROW,
+    LR_ROW,
+    {FIELD(momentum), FM_OPT_FLOAT, 0, 1, FM_OPEN_HIGH, NULL, "0.0", "of the velocity", NULL},
+    {FIELD(nesterov), FM_OPT_BOOL, 0, 0, 0, NULL, "False", "looks ahead; needs a momentum", NULL},
+    {FIELD(weight_decay), FM_OPT_FLOAT, 0, INFINITY, 0, NULL, "0.0", "added to the gradient", NULL},
+    {FIELD(clip_grad_norm), FM_OPT_FLOAT_OR_NONE, 0, INFINITY, FM_OPEN_LOW, NULL, "None",
+     "gradients are scaled down to this norm over all parameters; None: never", NULL},
+    COMMON_ROWS};
+static const fm_options sgd_options = {"SGD", sgd_rows, 1,
+                                       "Stochastic gradient descent with momentum."};
+
+static bool read_betas(PyObject *betas, fm_optim_config *c) {
+    if (!betas) return true;
+    if (PyTuple_Check(betas) && PyArg_ParseTuple(betas, "dd", &c->beta1, &c->beta2) &&
+        c->beta1 >= 0 && c->beta1 < 1 && c->beta2 >= 0 && c->beta2 < 1)
+        return true;
+    PyErr_Clear();
+    PyErr_Format(PyExc_ValueError, "AdamW: betas=%R is not allowed: a pair of numbers in [0, 1) is",
+                 betas);
+    return false;
+}
+
+static bool read_schedule(const fm_options *o, PyObject *schedule, fm_optim_config *c) {
+    if (!schedule || schedule == Py_None) return true;
+    if (!PyObject_TypeCheck(schedule, &fm_schedule_type)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s: schedule=%R is of the wrong type: None or an fmoe.Schedule is wanted",
+                     o->owner, schedule);
+        return false;
+    }
+    c->schedule = ((fm_py_schedule *)schedule)->schedule;
+    return true;
+}
+
+/* The distinct sets of the parameters; malloc'ed. A set is trained whole: its moments and norms
+ * are one pass over it. */
+static fm_param_set **sets_of(PyObject *parameters, const char *owner, int *n) {
+    Py_ssize_t count = PyList_GET_SIZE(parameters);
+    fm_param_set **sets = calloc((size_t)count + 1, sizeof(*sets));
+    int64_t wanted = 0;
+    *n = 0;
+    if (!sets) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *p = PyTuple_GET_ITEM(PyList_GET_ITEM(parameters, i), 1);
+        fm_param_set *set = ((fm_py_parameter *)p)->set;
+        int at = 0;
+        while (at < *n && sets[at] != set) at++;
+        if (at < *n) continue;
+        sets[(*n)++] = set;
+        wanted += set->n;
+    }
+    if (count > 0 && wanted == count) return sets;
+    if (count == 0)
+        PyErr_Format(PyExc_ValueError, "%s: model has no parameters", owner);
+    else
+        PyErr_Format(
+            PyExc_ValueError,
+            "%s: model gives %zd parameters of models that have %lld: all are wanted, each "
+            "once",
+            owner, count, (long long)wanted);
+    free(sets);
+    return NULL;
+}
+
+static PyObject *mesh_of_model(PyObject *model, const char *owner) {
+    PyObject *mesh = PyObject_GetAttrString(model, "mesh");
+    if (!mesh) PyErr_Clear();
+    PyObject *result = fm_py_mesh_or_default(mesh, owner);
+    Py_XDECREF(mesh);
+    return result;
+}
+
+static PyObject *make(PyTypeObject *type, const fm_options *o, optim_args *a) {
+    fm_optim *optim = NULL;
+    fm_param_set **sets = NULL;
+    fm_py_optim *self = NULL;
+    int n;
+    PyObject *parameters = fm_py_parameters_of(a->model, o->owner);
+    PyObject *mesh = parameters ? mesh_of_model(a->model, o->owner) : NULL;
+    entry *e = malloc(sizeof *e);
+    if (!e) PyErr_NoMemory();
+    fm_call c;
+    if (!mesh || !e || !(sets = sets_of(parameters, o->owner, &n)) || !fm_call_begin(&c)) goto out;
+    fm_status s = fm_optim_new(c.ctx, &a->config, fm_mesh_of(mesh), sets, n, &optim);
+    if (s == FM_OK) {
+        *e = (entry){optim, live};
+        live = e;
+        e = NULL;
+        c.ctx->step = c.ctx->micro = 0;
+    }
+    if (!fm_call_end(&c, s)) goto out;
+    self = (fm_py_optim *)type->tp_alloc(type, 0);
+    if (!self) {
+        fm_py_free(forget_and_free, optim);
+        goto out;
+    }
+    self->optim = optim;
+    self->parameters = Py_NewRef(parameters);
+    self->mesh = Py_NewRef(mesh);
+    fm_the_host.live++;
+out:
+    free(e);
+    free(sets);
+    Py_XDECREF(parameters);
+    Py_XDECREF(mesh);
+    return (PyObject *)self;
+}
+
+static PyObject *adamw_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    optim_args a = {.config = fm_optim_config_default(FM_ADAMW, 0)};
+    if (!fm_options_parse(&adamw_options, args, kwargs, &a) || !read_betas(a.betas, &a.config) ||
+        !read_schedule(&adamw_options, a.schedule, &a.config))
+        return NULL;
+    return make(type, &adamw_options, &a);
+}
+
+static PyObject *sgd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    optim_args a = {.config = fm_optim_config_default(FM_SGD, 0)};
+    if (!fm_options_parse(&sgd_options, args, kwargs, &a) ||
+        !read_schedule(&sgd_options, a.schedule, &a.config))
+        return NULL;
+    return make(type, &sgd_options, &a);
+}
+
+static void dealloc(PyObject *o) {
+    fm_py_optim *self = (fm_py_optim *)o;
+    if (self->optim) fm_the_host.live--;
+    fm_py_free(forget_and_free, self->optim);
+    Py_XDECREF(self->parameters);
+    Py_XDECREF(self->mesh);
+    Py_TYPE(o)->tp_free(o);
+}
+
+/* ---- use */
+
+static PyStructSequence_Field info_fields[] = {
+    {"loss", "mean lm_loss of the whole global batch, nats; the same on every rank"},
+    {"grad_norm", "over all gradients, before clipping"},
+    {"lr", "learning rate of this step"},
+    {"skipped", "True: the norm was not finite, and nothing was updated"},
+    {NULL, NULL},
+};
+static PyStructSequence_Desc info_desc = {"fmoe.StepInfo", "What a step did.", info_fields, 4};
+static PyTypeObject info_type;
+
+static PyObject *step(PyObject *o, PyObject *unused) {
+    (void)unused;
+    fm_step_info info;
+    fm_call c;
+    if (!fm_call_begin(&c)) return NULL;
+    fm_status s = fm_optim_step(((fm_py_optim *)o)->optim, &info);
+    if (!fm_call_end(&c, s)) return NULL;
+    PyObject *result = PyStructSequence_New(&info_type);
+    if (!result) return NULL;
+    PyStructSequence_SetItem(result, 0, PyFloat_FromDouble(info.loss));
+    PyStructSequence_SetItem(result, 1, PyFloat_FromDouble(info.grad_norm));
+    PyStructSequence_SetItem(result, 2, PyFloat_FromDouble(info.lr));
+    PyStructSequence_SetItem(result, 3, PyBool_FromLong(info.skipped));
+    if (PyErr_Occurred()) Py_CLEAR(result);
+    return result;
+}
+
+static PyObject *zero_grad(PyObject *o, PyObject *unused) {
+    (void)unused;
+    fm_optim *optim = ((fm_py_optim *)o)->optim;
+    fm_call c;
+    if (!fm_call_begin(&c)) return NULL;
+    for (int i = 0; i < optim->n_sets; i++) fm_param_zero_grads(optim->sets[i]);
+    optim->backwards = 0;
+    c.ctx->micro = 0;
+    return fm_call_end(&c, FM_OK) ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *get_steps(PyObject *o, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(((fm_py_optim *)o)->optim->step);
+}
+
+/* The step number is also the random numbers' (tensor/rng.h). */
+static int set_steps(PyObject *o, PyObject *v, void *unused) {
+    (void)unused;
+    long long n = v && PyLong_Check(v) ? PyLong_AsLongLong(v) : -1;
+    if (n < 0 || n > UINT32_MAX) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_ValueError, "steps=%R is not allowed: an int of at least 0 is",
+                         v ? v : Py_None);
+        return -1;
+    }
+    fm_call c;
+    if (!fm_call_begin(&c)) return -1;
+    fm_optim *optim = ((fm_py_optim *)o)->optim;
+    optim->step = n;
+    optim->backwards = 0;
+    c.ctx->step = (uint32_t)n;
+    c.ctx->micro = 0;
+    return fm_call_end(&c, FM_OK) ? 0 : -1;
+}
+
+static PyObject *get_kind(PyObject *o, void *unused) {
+    (void)unused;
+    return PyUnicode_FromString(((fm_py_optim *)o)->optim->config.kind == FM_ADAMW ? "adamw"
+                                                                                   : "sgd");
+}
+
+static PyObject *get_lr(PyObject *o, void *unused) {
+    (void)unused;
+    return PyFloat_FromDouble(((fm_py_optim *)o)->optim->config.lr);
+}
+
+static int set_lr(PyObject *o, PyObject *v, void *unused) {
+    (void)unused;
+    double lr = v ? PyFloat_AsDouble(v) : -1;
+    if (PyErr_Occurred()) return -1;
+    if (!(lr >= 0) || isinf(lr)) {
+        PyErr_Format(PyExc_ValueError, "lr=%R is not allowed: a number of at least 0 is",
+                     v ? v : Py_None);
+        return -1;
+    }
+    ((fm_py_optim *)o)->optim->config.lr = lr;
+    return 0;
+}
+
+static PyObject *get_micro_batches(PyObject *o, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(((fm_py_optim *)o)->optim->config.micro_batches);
+}
+
+static PyMethodDef methods[] = {
+    {"step", step, METH_NOARGS,
+     "step($self)\n--\n\nClips, updates, zeroes the gradients: StepInfo(loss, grad_norm, lr, "
+     "skipped).\nRuntimeError unless exactly micro_batches backward() have run."},
+    {"zero_grad", zero_grad, METH_NOARGS,
+     "zero_grad($self)\n--\n\nForgets the gradients and micro-batches since the last step."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef getset[] = {
+    {"steps", get_steps, set_steps, "Completed steps; skipped ones do not count.", NULL},
+    {"kind", get_kind, NULL, "'adamw' or 'sgd'.", NULL},
+    {"lr", get_lr, set_lr, "Base learning rate.", NULL},
+    {"micro_batches", get_micro_batches, NULL, "Calls of backward() that make one step.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyTypeObject fm_optim_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.Optimizer",
+    .tp_basicsize = sizeof(fm_py_optim),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_doc = "What AdamW and SGD have in common.",
+    .tp_dealloc = dealloc,
+    .tp_methods = methods,
+    .tp_getset = getset,
+};
+static PyTypeObject adamw_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.AdamW",
+    .tp_basicsize = sizeof(fm_py_optim),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_base = &fm_optim_type,
+    .tp_new = adamw_new,
+};
+static PyTypeObject sgd_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.SGD",
+    .tp_basicsize = sizeof(fm_py_optim),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_base = &fm_optim_type,
+    .tp_new = sgd_new,
+};
+
+int fm_add_optim(PyObject *module) {
+    adamw_type.tp_doc = fm_options_doc(&adamw_options);
+    sgd_type.tp_doc = fm_options_doc(&sgd_options);
+    if (!adamw_type.tp_doc || !sgd_type.tp_doc || fm_add_schedule(module) < 0) return -1;
+    if (PyStructSequence_InitType2(&info_type, &info_desc) < 0 ||
+        PyModule_AddObjectRef(module, "StepInfo", (PyObject *)&info_type) < 0)
+        return -1;
+    if (fm_add_type(module, &fm_optim_type) < 0 || fm_add_type(module, &adamw_type) < 0) return -1;
+    return fm_add_type(module, &sgd_type);
+}

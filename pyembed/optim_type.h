@@ -1,0 +1,26 @@
+#ifndef FM_PYEMBED_OPTIM_TYPE_H
+#define FM_PYEMBED_OPTIM_TYPE_H
+#include "model/optim.h"
+#include "pyembed/module.h"
+
+/* fmoe.AdamW and fmoe.SGD. */
+typedef struct fm_py_optim {
+    PyObject_HEAD fm_optim *optim;
+    PyObject *parameters; /* [(name, Parameter)]: keeps the sets alive */
+    PyObject *mesh;
+} fm_py_optim;
+
+extern PyTypeObject fm_optim_type;
+
+/* fmoe.Schedule */
+typedef struct fm_py_schedule {
+    PyObject_HEAD fm_schedule schedule;
+} fm_py_schedule;
+
+extern PyTypeObject fm_schedule_type;
+int fm_add_schedule(PyObject *module);
+
+/* The newest optimiser of a parameter set; NULL: it has none. With the host's lock held. */
+fm_optim *fm_optim_of_storage(const fm_storage *storage);
+
+#endif
