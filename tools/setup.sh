@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes this machine ready to build and test fmoe: installs what is missing (Debian 12,
-# Ubuntu 22.04 and later, by apt-get) and pins one Python in user.bazelrc.
+# Ubuntu 24.04, by apt-get) and pins one Python in user.bazelrc.
 #
 #   tools/setup.sh
 #
@@ -124,6 +124,26 @@ look() {
   need 'oneDNN' libdnnl-dev -- have_dnnl
 }
 
+# ---------------------------------------------------------------- Bazel's version
+
+bazel_needed=4.2
+
+bazel_version() {
+  # Debian's reports no version of its own.
+  dpkg-query -W -f '${Version}' bazel-bootstrap 2>/dev/null || bazel --version 2>/dev/null | sed 's/^bazel //'
+}
+
+check_bazel_version() { # check_bazel_version VERSION WHOSE
+  [[ $1 == [0-9]* ]] || return 0
+  if [ "$(printf '%s\n' "$1" $bazel_needed | sort -V | head -n 1)" != $bazel_needed ]; then
+    die "$2 is version $1; $bazel_needed or later is needed. Ubuntu 22.04 packages 3.5, Ubuntu 24.04 and Debian 12 package 4.2. Elsewhere Bazelisk with USE_BAZEL_VERSION=4.2.4 gets one (not tested here)"
+  fi
+  case $1 in
+    4.*) ;;
+    *) say "bazel is version $1; fmoe is tested with 4.2 alone" ;;
+  esac
+}
+
 # ---------------------------------------------------------------- installing
 
 as_root() {
@@ -159,7 +179,10 @@ install_missing() {
     apt-cache show "$name" >/dev/null 2>&1 || unknown+=("$name")
   done
   if [ ${#unknown[@]} -gt 0 ]; then
-    die "apt knows no package ${unknown[*]}. Debian 12 or later has it in main; Ubuntu 22.04 or later has it in universe: add-apt-repository universe (package software-properties-common), then run this again"
+    die "apt knows no package ${unknown[*]}. Debian 12 has it in main, Ubuntu 24.04 in universe: add-apt-repository universe (package software-properties-common), then run this again"
+  fi
+  if ! has bazel; then
+    check_bazel_version "$(apt-cache policy bazel-bootstrap | awk '/Candidate:/ {print $2}')" "apt's bazel-bootstrap"
   fi
   say "apt-get install ${packages[*]}"
   apt_install "${packages[@]}" || die "apt-get install ${packages[*]} failed; see above"
@@ -197,6 +220,7 @@ if [ ${#missing[@]} -eq 0 ]; then
 else
   install_missing
 fi
+check_bazel_version "$(bazel_version)" "the bazel here"
 write_bazelrc
 say "Python: $python ($why), in user.bazelrc"
 [ "$score" -eq 3 ] || say "tests that need what it lacks are skipped"
