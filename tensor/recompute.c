@@ -64,6 +64,13 @@ fm_status fm_recompute(fm_ctx *ctx, fm_recompute_fn fn, const void *user, size_t
     fm_grad_enable(ctx, false);
     fm_status status = fn(ctx, a.user, inputs, outputs);
     fm_grad_enable(ctx, true);
+    /* fn may hand an input or a parameter on; recording changes only tensors of our own. */
+    for (int i = 0; i < n_outputs && status == FM_OK; i++) {
+        fm_tensor *made = outputs[i];
+        if (!made) continue;
+        status = fm_tensor_detach(ctx, &outputs[i], made);
+        fm_tensor_free(made);
+    }
     if (status == FM_OK) {
         fm_record r = {.name = "recompute",
                        .backward = recompute_backward,
