@@ -1,0 +1,21 @@
+/* Cases for the test of the runner: one that passes, one that fails, one skips, one hangs. */
+#include "tests/tensor/runner.h"
+
+#include <unistd.h>
+
+static void passes(test *t) { EXPECT(t, 1 + 1 == 2, "arithmetic fails"); }
+static void fails(test *t) { EXPECT(t, t->label[0] == '?', "the label is %s", t->label); }
+static void skips(test *t) { test_skip(t, "no such thing here"); }
+static void hangs(test *t) {
+    while (t->limit) usleep(10000);
+}
+
+static const test_case cases[] = {
+    {"pass", passes}, {"fail", fails}, {"skip", skips}, {"hang", hangs}};
+
+int main(int argc, char **argv) {
+    test t;
+    test_init(&t, argc, argv);
+    test_run(&t, cases, sizeof cases / sizeof *cases);
+    return test_finish(&t);
+}
