@@ -10,9 +10,10 @@
 enum { N_BINS = 8 * 48, GUARD = 64, MIN_SIZE = 64 };
 
 typedef struct block {
-    void *base;  /* from the backend */
-    void *data;  /* what the caller sees */
-    size_t size; /* rounded */
+    void *base;   /* from the backend */
+    void *data;   /* what the caller sees */
+    size_t size;  /* rounded */
+    size_t bytes; /* wanted */
     int bin;
     struct block *next; /* in its bin, while free; in its hash chain, while used */
 } block;
@@ -44,18 +45,21 @@ static size_t chain_of(const void *p) {
 }
 
 #ifdef FM_HOSTILE
-/* Uninitialised memory reads as NaN (or -1), and a write behind the end is found on free. */
+/* Uninitialised memory reads as NaN (or -1), and a write in front of it or behind what was asked
+ * for is found on free. */
 static void poison(fm_allocator *a, block *b) {
     if (!a->dev->on_host) return;
-    memset(b->data, 0xff, b->size);
-    memset((char *)b->data + b->size, 0xa5, GUARD);
-    memset((char *)b->base, 0xa5, GUARD);
+    memset(b->base, 0xa5, GUARD);
+    memset(b->data, 0xff, b->bytes);
+    memset((char *)b->data + b->bytes, 0xa5, b->size - b->bytes + GUARD);
 }
 static void check_guards(const fm_allocator *a, const block *b) {
     if (!a->dev->on_host) return;
-    const unsigned char *front = b->base, *back = (const unsigned char *)b->data + b->size;
-    for (int i = 0; i < GUARD; i++)
-        if (front[i] != 0xa5 || back[i] != 0xa5) abort(); /* memory is corrupt: nothing is safe */
+    const unsigned char *front = b->base, *data = b->data;
+    bool whole = true;
+    for (size_t i = 0; i < GUARD; i++) whole &= front[i] == 0xa5;
+    for (size_t i = b->bytes; i < b->size + GUARD; i++) whole &= data[i] == 0xa5;
+    if (!whole) abort(); /* memory is corrupt: nothing is safe */
 }
 #else
 static void poison(fm_allocator *a, block *b) { (void)a, (void)b; }
@@ -150,6 +154,7 @@ fm_status fm_alloc(fm_allocator *a, size_t bytes, void **out) {
                            a->dev->name, bytes, a->stats.in_use, a->stats.peak_in_use);
         }
     }
+    b->bytes = bytes;
     size_t chain = chain_of(b->data);
     b->next = a->used[chain];
     a->used[chain] = b;
