@@ -9,13 +9,16 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What the alarm writes: made before each case, for a signal handler may not print. */
+/* What is written when a case ends the process: made before each case, for a signal handler may not
+ * print. */
 static char last_words[512];
 
-static void on_alarm(int sig) {
-    (void)sig;
-    ssize_t written = write(STDOUT_FILENO, last_words, strlen(last_words));
-    _exit(written < 0 ? 3 : 1);
+static void on_signal(int sig) {
+    static const char hung[] = "FAILED: ran into the time limit: ", crashed[] = "FAILED: crashed: ";
+    const char *what = sig == SIGALRM ? hung : crashed;
+    bool written = write(STDOUT_FILENO, what, strlen(what)) > 0;
+    written = write(STDOUT_FILENO, last_words, strlen(last_words)) > 0 && written;
+    _exit(written ? 1 : 3);
 }
 
 static void usage(const char *program, const char *what) {
@@ -49,8 +52,12 @@ void test_init(test *t, int argc, char **argv) {
     }
     const char *seed = t->only ? strstr(t->only, "seed=") : NULL;
     if (seed) t->seed = strtoull(seed + 5, NULL, 10), t->has_seed = true;
-    struct sigaction action = {.sa_handler = on_alarm};
+    struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGALRM, &action, NULL);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__clang__) /* whose own report says more */
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGABRT, &action, NULL);
+#endif
 }
 
 bool test_begin(test *t, const char *label) {
@@ -63,8 +70,8 @@ bool test_begin(test *t, const char *label) {
     snprintf(t->label, sizeof t->label, "%s", label);
     t->case_failed = t->case_skipped = false;
     snprintf(last_words, sizeof last_words,
-             "FAILED: %s ran longer than %u s and was ended\n%d passed, %d failed, %d skipped\n",
-             label, t->limit, t->passed, t->failed + 1, t->skipped);
+             "%s --only '%s' (limit %u s)\n%d passed, %d failed, %d skipped\n", t->program, label,
+             t->limit, t->passed, t->failed + 1, t->skipped);
     fflush(stdout);
     alarm(t->limit);
     return true;

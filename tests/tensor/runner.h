@@ -7,7 +7,8 @@
  *   --device NAME   cpu (default) or cuda; without a GPU everything is skipped, with the reason
  *   --isa NAME      one instruction set of the CPU; default: each that this processor has
  *   --limit N       seconds that a case may take (default 50)
- * The exit status is 0 where nothing failed; an --only that no case has is a failure.
+ * A case that hangs or crashes ends the program as a failure, with the summary so far. The exit
+ * status is 0 where nothing failed; an --only that no case has is a failure.
  */
 #ifndef FM_TESTS_TENSOR_RUNNER_H
 #define FM_TESTS_TENSOR_RUNNER_H

@@ -47,27 +47,29 @@ static void skip(test *t) {
     check(t, "--only skip", 0, "SKIP: no such thing here", "0 passed, 0 failed, 1 skipped");
 }
 static void hang(test *t) {
-    check(t, "--only hang --limit 1", 1, "hang ran longer than 1 s",
-          "0 passed, 1 failed, 0 skipped");
+    check(t, "--only hang --limit 1", 1, "the time limit", "0 passed, 1 failed, 0 skipped");
     check(t, "--limit 1", 1, "FAILED", "1 passed, 2 failed, 1 skipped");
+}
+static void crash(test *t) {
+    char output[4096];
+    run("--only crash", output, sizeof output);
+    EXPECT(t, strstr(output, "crash"), "nothing about the crash: %s", output);
+    EXPECT(t, run("--only crash", output, sizeof output) != 0, "a crash passes");
 }
 static void no_such_label(test *t) {
     check(t, "--only nothing", 1, "no case has the label", "0 passed, 1 failed, 0 skipped");
 }
-static void list(test *t) { check(t, "--list", 0, "pass\nfail\nskip\n", "hang"); }
+static void list(test *t) { check(t, "--list", 0, "pass\nfail\nskip\nhang\n", "crash"); }
 static void arguments(test *t) {
     char output[4096];
     EXPECT(t, run("--color blue", output, sizeof output) == 2, "an unknown argument is taken");
     EXPECT(t, run("--only", output, sizeof output) == 2, "a missing value is taken");
 }
 
-static const test_case cases[] = {{"pass", pass},
-                                  {"fail", fail},
-                                  {"skip", skip},
-                                  {"hang", hang},
-                                  {"no_such_label", no_such_label},
-                                  {"list", list},
-                                  {"arguments", arguments}};
+static const test_case cases[] = {{"pass", pass},   {"fail", fail},
+                                  {"skip", skip},   {"hang", hang},
+                                  {"crash", crash}, {"no_such_label", no_such_label},
+                                  {"list", list},   {"arguments", arguments}};
 
 int main(int argc, char **argv) {
     if (argc < 2) {

@@ -1,6 +1,8 @@
-/* Cases for the test of the runner: one that passes, one that fails, one skips, one hangs. */
+/* Cases for the test of the runner: one that passes, one that fails, one skips, one hangs, one
+ * crashes. */
 #include "tests/tensor/runner.h"
 
+#include <stdlib.h>
 #include <unistd.h>
 
 static void passes(test *t) { EXPECT(t, 1 + 1 == 2, "arithmetic fails"); }
@@ -10,8 +12,12 @@ static void hangs(test *t) {
     while (t->limit) usleep(10000);
 }
 
+static void crashes(test *t) {
+    if (t->limit) abort();
+}
+
 static const test_case cases[] = {
-    {"pass", passes}, {"fail", fails}, {"skip", skips}, {"hang", hangs}};
+    {"pass", passes}, {"fail", fails}, {"skip", skips}, {"hang", hangs}, {"crash", crashes}};
 
 int main(int argc, char **argv) {
     test t;
