@@ -101,6 +101,25 @@ static const op_test widen = {.name = "cast",
                               .reference = reference_copy,
                               OP_SIZES(cast_sizes)};
 
+/* int32 to int64 and back; the parameter says which is the input */
+static void setup_cast_int(op_run *r) {
+    op_array *x = op_in_int(r, -1000000, 1000000, OP_SHAPE(r->p[0]));
+    if (r->p[1]) x->dtype = FM_I64;
+    op_out(r, r->p[1] ? FM_I32 : FM_I64, OP_SHAPE(r->p[0]));
+}
+static fm_status apply_cast_int(const op_run *r, fm_ctx *ctx, fm_tensor **in, fm_tensor **out) {
+    return fm_cast(ctx, out, in[0], r->out[0].dtype);
+}
+static const int64_t int_sizes[][OP_MAX_PARAMS] = {{1, 0}, {67, 0}, {67, 1}};
+static const op_test cast_int = {.name = "cast_int",
+                                 .params = {"n", "from_int64"},
+                                 .dtypes = OP_F32,
+                                 .tolerance = OP_EXACT,
+                                 .setup = setup_cast_int,
+                                 .apply = apply_cast_int,
+                                 .reference = reference_copy,
+                                 OP_SIZES(int_sizes)};
+
 /* a [B, S, d]; b [S, d], or [d] */
 static void setup_add_rows(op_run *r) {
     op_in(r, r->dt, 1, OP_SHAPE(r->p[0], r->p[1], r->p[2]));
@@ -211,5 +230,5 @@ static const op_test sum = {.name = "sum",
                             .reference = reference_sum,
                             OP_SIZES(planes)};
 
-const op_test *const cases_elementwise[] = {&add,      &mul,        &scale,   &narrow, &widen,
-                                            &add_rows, &activation, &dropout, &sum,    NULL};
+const op_test *const cases_elementwise[] = {
+    &add, &mul, &scale, &narrow, &widen, &add_rows, &activation, &dropout, &sum, &cast_int, NULL};

@@ -36,7 +36,7 @@ static void loss_outputs(op_run *r) {
 }
 
 static void setup_cross_entropy(op_run *r) {
-    op_in(r, r->dt, 2, OP_SHAPE(r->p[0], r->p[1]));
+    op_in(r, r->dt, (double)r->p[4], OP_SHAPE(r->p[0], r->p[1]));
     make_targets(r, r->p[0], r->p[1], r->p[2]);
     loss_outputs(r);
 }
@@ -48,10 +48,10 @@ static void reference_cross_entropy(const op_run *r, double *const *in, double *
     out[0][0] = ref_cross_entropy(out[1], in[0], in[1], r->p[0], r->p[1], (double)r->p[3]);
 }
 static const int64_t cross_entropy_sizes[][OP_MAX_PARAMS] = {
-    {5, 7, 0, 0}, {5, 7, 2, 0},    {32, 64, 0, 100}, {1, 1031, 0, 0},
-    {4, 7, 1, 0}, {67, 33, 3, 17}, {3, 1, 0, 0}};
+    {5, 7, 0, 0, 2},    {5, 7, 2, 0, 2}, {32, 64, 0, 100, 2}, {1, 1031, 0, 0, 2}, {4, 7, 1, 0, 2},
+    {67, 33, 3, 17, 2}, {3, 1, 0, 0, 2}, {5, 7, 0, 0, 1000},  {3, 67, 2, 0, 100}};
 static const op_test cross_entropy = {.name = "cross_entropy",
-                                      .params = {"T", "V", "ignored", "denominator"},
+                                      .params = {"T", "V", "ignored", "denominator", "spread"},
                                       .tolerance = OP_SUMS,
                                       .setup = setup_cross_entropy,
                                       .apply = apply_cross_entropy,

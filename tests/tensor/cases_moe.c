@@ -91,6 +91,43 @@ static const int64_t route_sizes[][OP_MAX_PARAMS] = {
     {32, 2, 8, 16, ROUTE_RANDOM},    {9, 3, 3, 5, ROUTE_RANDOM},  {9, 2, 4, 5, ROUTE_ONE_EXPERT},
     {5, 2, 4, 7, ROUTE_ALL_DROPPED}, {67, 3, 16, 5, ROUTE_DROPS}, {0, 2, 4, 7, ROUTE_RANDOM}};
 
+/* ---- the map itself: counts, offsets, slot, source */
+
+static void setup_map(op_run *r) {
+    int64_t T = r->p[0], k = r->p[1], E = r->p[2];
+    make_indices(r);
+    op_out(r, FM_I32, OP_SHAPE(E));
+    op_out(r, FM_I32, OP_SHAPE(E + 1));
+    op_out(r, FM_I32, OP_SHAPE(T, k));
+    op_out(r, FM_I32, OP_SHAPE(T * k));
+}
+static fm_status apply_map(const op_run *r, fm_ctx *ctx, fm_tensor **in, fm_tensor **out) {
+    fm_moe_map map;
+    FM_TRY(fm_moe_map_new(ctx, &map, in[0], r->p[2]));
+    out[0] = map.counts, out[1] = map.offsets, out[2] = map.slot, out[3] = map.source;
+    return FM_OK;
+}
+static void reference_map(const op_run *r, double *const *in, double **out) {
+    int64_t n = r->p[0] * r->p[1], E = r->p[2], *slot = slots(r, in[0]);
+    for (int64_t i = 0; i < n; i++) out[3][i] = -1;
+    for (int64_t i = 0; i < n; i++) {
+        out[2][i] = (double)slot[i];
+        if (slot[i] < 0) continue;
+        out[3][slot[i]] = (double)i;
+        out[0][(int64_t)in[0][i]]++;
+    }
+    for (int64_t e = 0; e < E; e++) out[1][e + 1] = out[1][e] + out[0][e];
+    free(slot);
+}
+static const op_test moe_map = {.name = "moe_map",
+                                .params = {"T", "k", "E", "d", "pattern"},
+                                .dtypes = OP_F32,
+                                .tolerance = OP_EXACT,
+                                .setup = setup_map,
+                                .apply = apply_map,
+                                .reference = reference_map,
+                                OP_SIZES(route_sizes)};
+
 static void setup_permute(op_run *r) {
     op_in(r, r->dt, 1, OP_SHAPE(r->p[0], r->p[3]));
     make_indices(r);
@@ -185,7 +222,7 @@ static const op_test balance = {.name = "balance_loss",
                                 OP_SIZES(router_sizes)};
 
 static void setup_z(op_run *r) {
-    op_in(r, FM_F32, 2, OP_SHAPE(r->p[0], r->p[1]));
+    op_in(r, FM_F32, r->p[0] % 2 ? 2 : 100, OP_SHAPE(r->p[0], r->p[1]));
     op_out(r, FM_F32, OP_SHAPE(1));
 }
 static fm_status apply_z(const op_run *r, fm_ctx *ctx, fm_tensor **in, fm_tensor **out) {
@@ -205,5 +242,5 @@ static const op_test z = {.name = "z_loss",
                           .reference = reference_z,
                           OP_SIZES(router_sizes)};
 
-const op_test *const cases_moe[] = {&top_k,           &gather_cols, &permute, &unpermute,
+const op_test *const cases_moe[] = {&top_k,           &gather_cols, &moe_map, &permute, &unpermute,
                                     &unpermute_plain, &balance,     &z,       NULL};

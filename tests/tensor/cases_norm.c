@@ -43,8 +43,10 @@ static const op_test rms_norm = {.name = "rms_norm",
                                  .reference = reference_rms_norm,
                                  OP_SIZES(rms_norm_sizes)};
 
+/* spread: how large logits are; masked: every third is as good as minus infinity */
 static void setup_softmax(op_run *r) {
-    op_in(r, r->dt, 2, OP_SHAPE(r->p[0], r->p[1]));
+    op_array *x = op_in(r, r->dt, (double)r->p[2], OP_SHAPE(r->p[0], r->p[1]));
+    for (int64_t i = 0; r->p[3] && i < x->n; i += 3) x->v[i] = op_round(r->dt, -1e30);
     op_out(r, r->dt, OP_SHAPE(r->p[0], r->p[1]));
 }
 static fm_status apply_softmax(const op_run *r, fm_ctx *ctx, fm_tensor **in, fm_tensor **out) {
@@ -54,9 +56,11 @@ static fm_status apply_softmax(const op_run *r, fm_ctx *ctx, fm_tensor **in, fm_
 static void reference_softmax(const op_run *r, double *const *in, double **out) {
     ref_softmax(out[0], in[0], r->p[0], r->p[1]);
 }
-static const int64_t softmax_sizes[][OP_MAX_PARAMS] = {{5, 7}, {3, 1}, {32, 64}, {1, 1031}, {0, 7}};
+static const int64_t softmax_sizes[][OP_MAX_PARAMS] = {
+    {5, 7, 2, 0},    {3, 1, 2, 0}, {32, 64, 2, 0}, {1, 1031, 2, 0},
+    {5, 7, 1000, 0}, {0, 7, 2, 0}, {5, 7, 2, 1},   {3, 67, 100, 1}};
 static const op_test softmax = {.name = "softmax",
-                                .params = {"T", "d"},
+                                .params = {"T", "d", "spread", "masked"},
                                 .tolerance = OP_SUMS,
                                 .setup = setup_softmax,
                                 .apply = apply_softmax,

@@ -19,7 +19,7 @@
 
 #include <math.h>
 
-enum { OP_MAX_PARAMS = 8, OP_MAX_INPUTS = 6, OP_MAX_OUTPUTS = 3 };
+enum { OP_MAX_PARAMS = 8, OP_MAX_INPUTS = 6, OP_MAX_OUTPUTS = 4 };
 
 /* What an operation does to its numbers; tolerances.h has what that may cost. */
 typedef enum op_class { OP_EXACT, OP_ROUNDS, OP_SUMS, OP_PRODUCTS, OP_CLASSES } op_class;
