@@ -37,11 +37,11 @@ fm_status fm_first_choice_balance(fm_ctx *ctx, fm_tensor **loss, fm_tensor *prob
                                   fm_tensor *indices, int64_t B, bool per_sequence) {
     *loss = NULL;
     int64_t T = fm_rows_of(probs), E = fm_cols_of(probs), groups = per_sequence ? B : 1;
-    fm_tensor *first = NULL, *f = NULL;
+    fm_tensor *first = NULL, *f = NULL, *terms = NULL;
     int32_t *choice = NULL;
-    float *fraction = NULL;
+    float *fraction = NULL, *spread = NULL;
     fm_status status = FM_OK;
-    FM_TRY_GOTO(FM_NEW(ctx, &f, FM_F32, groups, E));
+    FM_TRY_GOTO(per_sequence ? FM_NEW(ctx, &f, FM_F32, T, E) : FM_NEW(ctx, &f, FM_F32, E));
     FM_TRY_GOTO(fm_column(ctx, &first, indices, 0));
     FM_TRY_GOTO(fm_host_view(ctx, first, (void **)&choice));
     fraction = calloc((size_t)(groups * E), sizeof *fraction);
@@ -49,10 +49,22 @@ fm_status fm_first_choice_balance(fm_ctx *ctx, fm_tensor **loss, fm_tensor *prob
     int64_t rows = T / groups;
     for (int64_t t = 0; t < T; t++)
         if (choice[t] >= 0) fraction[t / rows * E + choice[t]] += 1.0f / (float)rows;
-    FM_TRY_GOTO(fm_tensor_set(ctx, f, fraction, fm_nbytes(f)));
-    FM_TRY_GOTO(fm_balance_loss(ctx, loss, probs, f, (float)E));
+    if (!per_sequence) {
+        FM_TRY_GOTO(fm_tensor_set(ctx, f, fraction, fm_nbytes(f)));
+        FM_TRY_GOTO(fm_balance_loss(ctx, loss, probs, f, (float)E));
+    } else {
+        /* the mean of the sequences' losses: E/T Σ_t Σ_e f[sequence of t, e] probs[t, e] */
+        FM_TRY_GOTO(fm_host_view(ctx, f, (void **)&spread));
+        for (int64_t t = 0; t < T; t++)
+            memcpy(spread + t * E, fraction + t / rows * E, (size_t)E * sizeof *spread);
+        FM_TRY_GOTO(fm_host_commit(ctx, f, spread));
+        FM_TRY_GOTO(fm_mul(ctx, &terms, probs, f));
+        FM_TRY_GOTO(fm_sum(ctx, loss, terms, (float)E / (float)T));
+    }
 out:
     free(fraction);
+    fm_host_release(ctx, spread);
+    fm_tensor_free(terms);
     fm_host_release(ctx, choice);
     fm_tensor_free(first);
     fm_tensor_free(f);
