@@ -43,6 +43,10 @@ static fm_attention_args arguments(const attention_attrs *at, const fm_tensor *q
     return a;
 }
 
+static fm_status gradient_like(fm_ctx *ctx, fm_tensor **d, const fm_tensor *x) {
+    return fm_tensor_new(ctx, d, x->dtype, x->ndim, x->shape);
+}
+
 /* Inputs q, k, v (k and v NULL: packed); saved: o, lse */
 static fm_status attention_backward(fm_ctx *ctx, fm_node *node) {
     fm_tensor *dy = node->dout[0], *d[3] = {0};
@@ -52,13 +56,14 @@ static fm_status attention_backward(fm_ctx *ctx, fm_node *node) {
         .d_o = dy->data};
     g.fwd.o = node->saved[0]->data;
     g.fwd.lse = node->saved[1]->data;
-    fm_status status = FM_OK;
-    for (int i = 0; i < node->n_inputs; i++) {
-        const fm_tensor *x = node->inputs[i];
-        FM_TRY_GOTO(fm_tensor_new(ctx, &d[i], x->dtype, x->ndim, x->shape));
+    fm_status status;
+    FM_TRY_GOTO(gradient_like(ctx, &d[0], node->inputs[0]));
+    for (int i = 1; i < node->n_inputs; i++) {
+        FM_TRY_GOTO(gradient_like(ctx, &d[i], node->inputs[i]));
     }
+    /* the same places in the gradients */
     fm_attention_args to = arguments(node->attrs, d[0], d[1], d[2]);
-    g.dq = d[0]->data; /* the same places in the gradients */
+    g.dq = d[0]->data;
     g.dk = (void *)to.k;
     g.dv = (void *)to.v;
     FM_TRY_GOTO(FM_KERNEL(ctx, attention_backward, &g));

@@ -30,7 +30,8 @@ static op_array array(fm_dtype dt, int ndim, const int64_t *shape) {
     a.grad_n = a.n;
     a.v = calloc((size_t)a.n + 1, sizeof *a.v);
     a.dv = calloc((size_t)a.n + 1, sizeof *a.dv);
-    if (!a.v || !a.dv) abort();
+    a.scratch = calloc((size_t)a.n + 1, sizeof *a.scratch);
+    if (!a.v || !a.dv || !a.scratch) abort();
     return a;
 }
 
@@ -57,26 +58,34 @@ op_array *op_out(op_run *r, fm_dtype dt, int ndim, const int64_t *shape) {
 
 /* ---- the reference */
 
-static void evaluate(op_run *r, double **out) {
-    double *in[OP_MAX_INPUTS];
+/* Into each output's v, or its scratch. */
+static void evaluate(op_run *r, bool scratch) {
+    double *in[OP_MAX_INPUTS], *out[OP_MAX_OUTPUTS];
     for (int i = 0; i < r->n_in; i++) in[i] = r->in[i].v;
-    for (int i = 0; i < r->n_out; i++) memset(out[i], 0, (size_t)r->out[i].n * sizeof **out);
+    for (int i = 0; i < r->n_out; i++) {
+        out[i] = scratch ? r->out[i].scratch : r->out[i].v;
+        memset(out[i], 0, (size_t)r->out[i].n * sizeof *out[i]);
+    }
     r->test->reference(r, in, out);
 }
 
+void op_reference(op_run *r) { evaluate(r, false); }
+
 /* L = Σ dL/dv · v over the differentiable outputs */
-static double loss_of(op_run *r, double **scratch) {
-    evaluate(r, scratch);
+static double loss_of(op_run *r) {
+    evaluate(r, true);
     double loss = 0;
-    for (int i = 0; i < r->n_out; i++)
-        for (int64_t j = 0; r->out[i].grad && j < r->out[i].n; j++)
-            if (scratch[i][j] != OP_UNDEFINED) loss += r->out[i].dv[j] * scratch[i][j];
+    for (int i = 0; i < r->n_out; i++) {
+        const op_array *a = &r->out[i];
+        for (int64_t j = 0; a->grad && j < a->n; j++)
+            if (a->scratch[j] != OP_UNDEFINED) loss += a->dv[j] * a->scratch[j];
+    }
     return loss;
 }
 
 enum { SAMPLES = 40 }; /* elements of each input that are differentiated */
 
-static void differentiate(op_run *r, double **scratch) {
+static void differentiate(op_run *r) {
     for (int i = 0; i < r->n_in; i++) {
         op_array *a = &r->in[i];
         for (int64_t j = 0; j < a->n; j++) a->dv[j] = NAN;
@@ -86,9 +95,9 @@ static void differentiate(op_run *r, double **scratch) {
             int64_t j = a->grad_n <= SAMPLES ? s : (int64_t)(op_uniform(r) * (double)a->grad_n);
             double x = a->v[j], h = 1e-5 * fmax(1, fabs(x));
             a->v[j] = x + h;
-            double above = loss_of(r, scratch);
+            double above = loss_of(r);
             a->v[j] = x - h;
-            double below = loss_of(r, scratch);
+            double below = loss_of(r);
             a->v[j] = x;
             a->dv[j] = (above - below) / (2 * h);
         }
@@ -96,35 +105,30 @@ static void differentiate(op_run *r, double **scratch) {
 }
 
 static void prepare(op_run *r) {
-    double *out[OP_MAX_OUTPUTS], *scratch[OP_MAX_OUTPUTS];
     r->test->setup(r);
     for (int i = 0; i < r->n_out; i++) {
-        out[i] = r->out[i].v;
-        scratch[i] = malloc(((size_t)r->out[i].n + 1) * sizeof(double));
-        if (!scratch[i]) abort();
-        for (int64_t j = 0; j < r->out[i].n; j++)
-            r->out[i].dv[j] = op_round(r->out[i].dtype, op_normal(r));
+        op_array *a = &r->out[i];
+        for (int64_t j = 0; j < a->n; j++) a->dv[j] = op_round(a->dtype, op_normal(r));
     }
-    evaluate(r, out);
-    differentiate(r, scratch);
+    evaluate(r, false);
+    differentiate(r);
     /* What is undefined must not be read in the backward either. */
     for (int i = 0; i < r->n_out; i++) {
-        for (int64_t j = 0; j < r->out[i].n; j++)
-            if (r->out[i].v[j] == OP_UNDEFINED) r->out[i].dv[j] = NAN;
-        free(scratch[i]);
+        op_array *a = &r->out[i];
+        for (int64_t j = 0; j < a->n; j++)
+            if (a->v[j] == OP_UNDEFINED) a->dv[j] = NAN;
     }
+}
+
+static void drop(op_array *a) {
+    free(a->v);
+    free(a->dv);
+    free(a->scratch);
 }
 
 static void forget(op_run *r) {
-    for (int i = 0; i < r->n_in; i++) free(r->in[i].v), free(r->in[i].dv);
-    for (int i = 0; i < r->n_out; i++) free(r->out[i].v), free(r->out[i].dv);
-}
-
-/* NaN at one element of each input in turn: what the reference says becomes r->out[].v. */
-void op_reference(op_run *r) {
-    double *out[OP_MAX_OUTPUTS];
-    for (int i = 0; i < r->n_out; i++) out[i] = r->out[i].v;
-    evaluate(r, out);
+    for (int i = 0; i < r->n_in; i++) drop(&r->in[i]);
+    for (int i = 0; i < r->n_out; i++) drop(&r->out[i]);
 }
 
 /* ---- cases */

@@ -32,10 +32,11 @@ typedef struct op_array {
     fm_dtype dtype;
     int ndim;
     int64_t shape[FM_MAX_DIMS], n;
-    bool grad;      /* differentiable */
-    int64_t grad_n; /* elements behind these have an undefined gradient; default n */
-    double *v;      /* input: its values; output: the reference's */
-    double *dv;     /* input: the numerical gradient (NaN where not sampled); output: dL/dv */
+    bool grad;       /* differentiable */
+    int64_t grad_n;  /* elements behind these have an undefined gradient; default n */
+    double *v;       /* input: its values; output: the reference's */
+    double *dv;      /* input: the numerical gradient (NaN where not sampled); output: dL/dv */
+    double *scratch; /* output: the reference at a shifted input */
 } op_array;
 
 typedef struct op_test op_test;

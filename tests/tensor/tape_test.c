@@ -241,7 +241,9 @@ static fm_status block_grads(fm_ctx *ctx, int depth, int outputs, float *dx, flo
     fm_status status;
     FM_TRY_GOTO(vector(ctx, &x, 1, 2, 3, true));
     FM_TRY_GOTO(vector(ctx, &w, 4, 5, 6, true));
-    block b = {w, calls, recomputing, depth > 0 ? depth : 0};
+    block b = {.w = w, .depth = depth > 0 ? depth : 0};
+    b.calls = calls;
+    b.recomputing = recomputing;
     FM_TRY_GOTO(depth < 0 ? run_block(ctx, &b, &x, out)
                           : fm_recompute(ctx, run_block, &b, sizeof b, &x, 1, out, 2));
     for (int i = 0; i < 2; i++)
