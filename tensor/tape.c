@@ -45,6 +45,14 @@ void fm_node_free(fm_node *n) {
     ctx->draining = false;
 }
 
+/* What the node keeps of an input. A leaf that wants a gradient has it itself, and its memory is
+ * somebody's anyway. */
+static fm_status keep_input(fm_ctx *ctx, fm_tensor **kept, fm_tensor *t, bool grads_only) {
+    if (t && grads_only && (t->node || !t->requires_grad)) return fm_tensor_shadow(ctx, kept, t);
+    *kept = fm_tensor_retain(t);
+    return FM_OK;
+}
+
 fm_status fm_tape_record(fm_ctx *ctx, const fm_record *r) {
     bool wanted = r->always && ctx->grad_enabled;
     for (int i = 0; i < r->n_inputs; i++) wanted |= fm_needs_grad(ctx, r->inputs[i]);
@@ -65,7 +73,14 @@ fm_status fm_tape_record(fm_ctx *ctx, const fm_record *r) {
     n->backward = r->backward;
     n->free_attrs = r->free_attrs;
     n->n_inputs = r->n_inputs, n->n_saved = r->n_saved, n->n_outputs = r->n_outputs;
-    for (int i = 0; i < r->n_inputs; i++) n->inputs[i] = fm_tensor_retain(r->inputs[i]);
+    for (int i = 0; i < r->n_inputs; i++) {
+        fm_status status = keep_input(ctx, &n->inputs[i], r->inputs[i], r->grads_only);
+        if (status == FM_OK) continue;
+        release_contents(n);
+        free(n->attrs);
+        free(n);
+        return status;
+    }
     for (int i = 0; i < r->n_saved; i++) n->saved[i] = fm_tensor_retain(r->saved[i]);
     for (int i = 0; i < r->n_outputs; i++) {
         fm_tensor *y = r->outputs[i];

@@ -57,7 +57,8 @@ typedef struct fm_record {
     int n_saved;
     fm_tensor *outputs[FM_NODE_MAX_OUTPUTS];
     int n_outputs;
-    bool always; /* record though no input needs a gradient: parameters are inside */
+    bool grads_only; /* backward reads no values of inputs: theirs need not be kept for it */
+    bool always;     /* record though no input needs a gradient: parameters are inside */
     const void *attrs;
     size_t attrs_size;
     void (*free_attrs)(void *attrs);

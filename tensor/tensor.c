@@ -181,6 +181,16 @@ fm_status fm_tensor_view(fm_ctx *ctx, fm_tensor **out, fm_tensor *t, int ndim,
     return FM_OK;
 }
 
+fm_status fm_tensor_shadow(fm_ctx *ctx, fm_tensor **out, const fm_tensor *t) {
+    *out = NULL;
+    FM_TRY(make(ctx, out, t->dtype, t->ndim, t->shape, NULL, NULL));
+    (*out)->requires_grad = t->requires_grad;
+    (*out)->node = t->node;
+    (*out)->node_output = t->node_output;
+    if (t->node) t->node->refs++;
+    return FM_OK;
+}
+
 fm_status fm_tensor_rows(fm_ctx *ctx, fm_tensor **out, fm_tensor *t, int64_t start, int64_t stop) {
     *out = NULL;
     char buf[96];

@@ -65,6 +65,10 @@ fm_status fm_tensor_view(fm_ctx *ctx, fm_tensor **out, fm_tensor *t, int ndim,
                          const int64_t *shape);
 fm_status fm_tensor_rows(fm_ctx *ctx, fm_tensor **out, fm_tensor *t, int64_t start, int64_t stop);
 
+/* t's shape and place on the tape without its data (data is NULL): what a node keeps of an input
+ * whose values its backward does not read. */
+fm_status fm_tensor_shadow(fm_ctx *ctx, fm_tensor **out, const fm_tensor *t);
+
 /* A tensor of the same data that the tape does not see. */
 fm_status fm_tensor_detach(fm_ctx *ctx, fm_tensor **out, fm_tensor *t);
 

@@ -18,6 +18,7 @@ fm_status fm_add(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b) {
     FM_TRY_GOTO(fm_tensor_new(ctx, &sum, a->dtype, a->ndim, a->shape));
     FM_TRY_GOTO(FM_KERNEL(ctx, add, a->dtype, sum->data, a->data, b->data, fm_numel(a)));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "add",
+                                                 .grads_only = true,
                                                  .backward = add_backward,
                                                  .inputs = {a, b},
                                                  .n_inputs = 2,
@@ -60,6 +61,7 @@ fm_status fm_add_rows(fm_ctx *ctx, fm_tensor **y, fm_tensor *a, fm_tensor *b) {
     FM_TRY_GOTO(FM_KERNEL(ctx, add_rows, a->dtype, sum->data, a->data, b->data, fm_rows_of(a),
                           fm_cols_of(a), period));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "add_rows",
+                                                 .grads_only = true,
                                                  .backward = add_rows_backward,
                                                  .inputs = {a, b},
                                                  .n_inputs = 2,

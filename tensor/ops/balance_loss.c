@@ -73,6 +73,7 @@ fm_status fm_balance_loss(fm_ctx *ctx, fm_tensor **loss, fm_tensor *probs, fm_te
     FM_TRY_GOTO(FM_NEW(ctx, &made, FM_F32, 1));
     FM_TRY_GOTO(FM_KERNEL(ctx, sum, made->data, terms->data, mean_factor(factor, T), E, false));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "balance_loss",
+                                                 .grads_only = true,
                                                  .backward = balance_backward,
                                                  .inputs = {probs},
                                                  .n_inputs = 1,

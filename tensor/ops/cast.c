@@ -31,6 +31,7 @@ fm_status fm_cast(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_dtype dtype) {
     FM_TRY_GOTO(FM_KERNEL(ctx, cast, dtype, made->data, x->dtype, x->data, fm_numel(x)));
     if (!fm_dtype_is_float(dtype)) goto out;
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "cast",
+                                                 .grads_only = true,
                                                  .backward = cast_backward,
                                                  .inputs = {x},
                                                  .n_inputs = 1,

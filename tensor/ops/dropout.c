@@ -36,6 +36,7 @@ fm_status fm_dropout(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float p, const fm
     FM_TRY_GOTO(FM_KERNEL(ctx, dropout, x->dtype, made->data, x->data, fm_rows_of(x), fm_cols_of(x),
                           p, key, false));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "dropout",
+                                                 .grads_only = true,
                                                  .backward = dropout_backward,
                                                  .inputs = {x},
                                                  .n_inputs = 1,

@@ -30,6 +30,7 @@ fm_status fm_embedding(fm_ctx *ctx, fm_tensor **y, fm_tensor *table, fm_tensor *
     FM_TRY_GOTO(FM_KERNEL(ctx, embedding_forward, table->dtype, made->data, table->data, ids->data,
                           fm_numel(ids), d));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "embedding",
+                                                 .grads_only = true,
                                                  .backward = embedding_backward,
                                                  .inputs = {table},
                                                  .n_inputs = 1,

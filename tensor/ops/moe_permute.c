@@ -44,6 +44,7 @@ fm_status fm_moe_permute(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, const fm_moe_
     FM_TRY_GOTO(FM_KERNEL(ctx, moe_gather, x->dtype, made->data, x->data, NULL, map->source->data,
                           N, map->k, d));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "moe_permute",
+                                                 .grads_only = true,
                                                  .backward = permute_backward,
                                                  .inputs = {x},
                                                  .n_inputs = 1,

@@ -21,6 +21,7 @@ fm_status fm_sum(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float factor) {
     FM_TRY_GOTO(FM_NEW(ctx, &made, FM_F32, 1));
     FM_TRY_GOTO(FM_KERNEL(ctx, sum, made->data, x->data, factor, fm_numel(x), false));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "sum",
+                                                 .grads_only = true,
                                                  .backward = sum_backward,
                                                  .inputs = {x},
                                                  .n_inputs = 1,

@@ -47,6 +47,7 @@ fm_status fm_rope(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int64_t heads, int64
     FM_TRY_GOTO(fm_tensor_new(ctx, &made, x->dtype, x->ndim, x->shape));
     FM_TRY_GOTO(rotate(ctx, &attrs, made, x, false));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "rope",
+                                                 .grads_only = true,
                                                  .backward = rope_backward,
                                                  .inputs = {x},
                                                  .n_inputs = 1,

@@ -23,6 +23,7 @@ fm_status fm_scale(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, float alpha) {
     FM_TRY_GOTO(FM_KERNEL(ctx, scale, x->dtype, scaled->data, x->dtype, x->data, alpha, fm_numel(x),
                           false));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "scale",
+                                                 .grads_only = true,
                                                  .backward = scale_backward,
                                                  .inputs = {x},
                                                  .n_inputs = 1,

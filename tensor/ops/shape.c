@@ -64,6 +64,7 @@ fm_status fm_reshape(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int ndim, const i
     fm_status status;
     FM_TRY_GOTO(fm_tensor_view(ctx, &made, x, ndim, full));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "reshape",
+                                                 .grads_only = true,
                                                  .backward = reshape_backward,
                                                  .inputs = {x},
                                                  .n_inputs = 1,
@@ -153,6 +154,7 @@ fm_status fm_split(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int axis, int64_t s
     fm_status status;
     FM_TRY_GOTO(take(ctx, &made, x, &attrs));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "split",
+                                                 .grads_only = true,
                                                  .backward = split_backward,
                                                  .inputs = {x},
                                                  .n_inputs = 1,
@@ -188,6 +190,7 @@ static fm_status cat_few(fm_ctx *ctx, fm_tensor **y, fm_tensor **x, int n, int a
     memcpy(shape, x[0]->shape, sizeof shape);
     for (int i = 1; i < n; i++) shape[axis] += x[i]->shape[axis];
     fm_record record = {.name = "cat",
+                        .grads_only = true,
                         .backward = cat_backward,
                         .n_inputs = n,
                         .n_outputs = 1,

@@ -25,6 +25,7 @@ fm_status fm_softmax(fm_ctx *ctx, fm_tensor **y, fm_tensor *x) {
                           fm_cols_of(x)));
     FM_TRY_GOTO(fm_save_output(ctx, &saved, made));
     FM_TRY_GOTO(fm_tape_record(ctx, &(fm_record){.name = "softmax",
+                                                 .grads_only = true,
                                                  .backward = softmax_backward,
                                                  .inputs = {x},
                                                  .n_inputs = 1,

@@ -19,6 +19,7 @@ static fm_status pick_backward(fm_ctx *ctx, fm_node *node) {
 static fm_status record_pick(fm_ctx *ctx, const char *op, fm_tensor *x, fm_tensor *idx,
                              fm_tensor *y) {
     return fm_tape_record(ctx, &(fm_record){.name = op,
+                                            .grads_only = true,
                                             .backward = pick_backward,
                                             .inputs = {x},
                                             .n_inputs = 1,
