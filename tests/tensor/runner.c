@@ -54,9 +54,9 @@ void test_init(test *t, int argc, char **argv) {
     if (seed) t->seed = strtoull(seed + 5, NULL, 10), t->has_seed = true;
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGALRM, &action, NULL);
+    sigaction(SIGABRT, &action, NULL);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__clang__) /* whose own report says more */
     sigaction(SIGSEGV, &action, NULL);
-    sigaction(SIGABRT, &action, NULL);
 #endif
 }
 
