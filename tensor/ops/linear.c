@@ -3,21 +3,33 @@
 
 #include <string.h>
 
+/* x in w's dtype: x itself, or a copy (bf16 x under an fp32 w: a router). Backward widens again
+ * rather than keep the copy, which is twice x. */
+static fm_status widened(fm_ctx *ctx, fm_tensor **wide, fm_tensor *x, const fm_tensor *w) {
+    if (x->dtype == w->dtype) {
+        *wide = fm_tensor_retain(x);
+        return FM_OK;
+    }
+    FM_TRY(fm_tensor_new(ctx, wide, w->dtype, x->ndim, x->shape));
+    fm_status status = FM_KERNEL(ctx, cast, w->dtype, (*wide)->data, x->dtype, x->data,
+                                 fm_numel(x));
+    return fm_op_end(status, wide, *wide);
+}
+
 /* Inputs x, w, b; saved: offsets (NULL: one layer), pre (NULL: no activation).
  *   dpre = dy act'(pre);  dx = dpre w;  dw = dpreᵀ x;  db = Σ dpre, per expert */
 static fm_status linear_backward(fm_ctx *ctx, fm_node *node) {
     fm_tensor *x = node->inputs[0], *w = node->inputs[1], *b = node->inputs[2];
     fm_tensor *offsets = node->saved[0], *pre = node->saved[1];
-    fm_tensor *dy = node->dout[0], *dpre = NULL;
+    fm_tensor *dy = node->dout[0], *dpre = NULL, *wide = NULL;
     if (!dy) return FM_OK;
     fm_act act = *(const fm_act *)node->attrs;
-    fm_linear_args args = {.dt = x->dtype,
+    fm_linear_args args = {.dt = w->dtype,
                            .T = fm_rows_of(x),
                            .in = fm_cols_of(x),
                            .out = fm_cols_of(dy),
                            .E = offsets ? w->shape[0] : 1,
                            .offsets = offsets ? offsets->data : NULL,
-                           .x = x->data,
                            .w = w->data};
     fm_status status;
     if (act == FM_ACT_NONE) {
@@ -31,18 +43,21 @@ static fm_status linear_backward(fm_ctx *ctx, fm_node *node) {
     FM_TRY_GOTO(fm_grad_begin(ctx, w, FM_F32, &dw));
     FM_TRY_GOTO(fm_grad_begin(ctx, b, FM_F32, &db));
     if (dw.data || db.data) {
+        FM_TRY_GOTO(widened(ctx, &wide, x, w));
+        args.x = wide->data;
         FM_TRY_GOTO(FM_KERNEL(ctx, linear_backward_weight, &args, dw.data, dw.accumulate, db.data,
                               db.accumulate, dpre->data));
     }
     FM_TRY_GOTO(fm_grad_end(ctx, &dw));
     FM_TRY_GOTO(fm_grad_end(ctx, &db));
-    FM_TRY_GOTO(fm_grad_begin(ctx, x, x->dtype, &dx));
+    FM_TRY_GOTO(fm_grad_begin(ctx, x, w->dtype, &dx));
     if (dx.data) {
         FM_TRY_GOTO(
             FM_KERNEL(ctx, linear_backward_input, &args, dx.data, dpre->data, dx.accumulate));
     }
     FM_TRY_GOTO(fm_grad_end(ctx, &dx));
 out:
+    fm_tensor_free(wide);
     fm_tensor_free(dpre);
     return status;
 }
@@ -50,23 +65,24 @@ out:
 /* Arguments are checked; w [out, in] where offsets is NULL, else [E, out, in]. */
 static fm_status linear(fm_ctx *ctx, const char *op, fm_tensor **y, fm_tensor *x, fm_tensor *w,
                         fm_tensor *b, fm_tensor *offsets, fm_act act) {
-    fm_tensor *made = NULL, *pre = NULL;
+    fm_tensor *made = NULL, *pre = NULL, *wide = NULL;
     fm_status status;
     int64_t shape[FM_MAX_DIMS];
     memcpy(shape, x->shape, sizeof shape);
     shape[x->ndim - 1] = w->shape[w->ndim - 2];
     bool keep_pre = act != FM_ACT_NONE &&
                     (fm_needs_grad(ctx, x) || fm_needs_grad(ctx, w) || fm_needs_grad(ctx, b));
-    FM_TRY_GOTO(fm_tensor_new(ctx, &made, x->dtype, x->ndim, shape));
-    if (keep_pre) FM_TRY_GOTO(fm_tensor_new(ctx, &pre, x->dtype, x->ndim, shape));
+    FM_TRY_GOTO(widened(ctx, &wide, x, w));
+    FM_TRY_GOTO(fm_tensor_new(ctx, &made, w->dtype, x->ndim, shape));
+    if (keep_pre) FM_TRY_GOTO(fm_tensor_new(ctx, &pre, w->dtype, x->ndim, shape));
     FM_TRY_GOTO(FM_KERNEL(ctx, linear_forward,
-                          &(fm_linear_args){.dt = x->dtype,
+                          &(fm_linear_args){.dt = w->dtype,
                                             .T = fm_rows_of(x),
                                             .in = fm_cols_of(x),
                                             .out = shape[x->ndim - 1],
                                             .E = offsets ? w->shape[0] : 1,
                                             .offsets = offsets ? offsets->data : NULL,
-                                            .x = x->data,
+                                            .x = wide->data,
                                             .w = w->data,
                                             .b = b ? b->data : NULL,
                                             .act = act,
@@ -83,6 +99,7 @@ static fm_status linear(fm_ctx *ctx, const char *op, fm_tensor **y, fm_tensor *x
                                                  .attrs = &act,
                                                  .attrs_size = sizeof act}));
 out:
+    fm_tensor_free(wide);
     fm_tensor_free(pre);
     return fm_op_end(status, y, made);
 }
@@ -107,14 +124,9 @@ fm_status fm_linear(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_tensor *w, fm_t
              FM_TEXT(x), w->shape[1], FM_TEXT(w));
     if (b) FM_TRY(fm_check_vector(ctx, "linear", "b", b, w->shape[0], "w", w));
     FM_TRY(check_act(ctx, "linear", act));
-    if (x->dtype == FM_BF16 && w->dtype == FM_F32) {
-        fm_tensor *wide = NULL;
-        FM_TRY(fm_cast(ctx, &wide, x, FM_F32));
-        fm_status status = linear(ctx, "linear", y, wide, w, b, NULL, act);
-        fm_tensor_free(wide);
-        return status;
+    if (x->dtype != FM_BF16 || w->dtype != FM_F32) {
+        FM_TRY(fm_check_same_dtype(ctx, "linear", "w", w, "x", x));
     }
-    FM_TRY(fm_check_same_dtype(ctx, "linear", "w", w, "x", x));
     return linear(ctx, "linear", y, x, w, b, NULL, act);
 }
 
