@@ -1,0 +1,58 @@
+/* What attention's forward and backward share: tiles, packing, masks. */
+#ifndef FM_TENSOR_CPU_ATTENTION_H
+#define FM_TENSOR_CPU_ATTENTION_H
+#include "tensor/cpu/device.h"
+#include "tensor/cpu/kernels.h"
+#include "tensor/cpu/parallel.h"
+#include "tensor/cpu/tile_product.h"
+#include "tensor/cpu/value.h"
+#include "tensor/cpu/vecmath.h"
+
+#include <math.h>
+#include <omp.h>
+
+/* Rows of a tile of queries, and of keys: a tile of scores and the operands of its products are
+ * some 16 KiB each at a head width of 64. Keys are a multiple of every vector's lanes. */
+enum { FM_TILE_Q = FM_TILE(64, 3), FM_TILE_K = FM_TILE(64, 16) };
+
+FM_INLINE int64_t fm_round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+/* x rows [n, dh] at stride `row` -> y [n_padded, width], times alpha; zeros around it. */
+FM_INLINE void fm_pack_rows(fm_dtype dt, float *y, const void *x, int64_t row, int64_t n,
+                            int64_t n_padded, int64_t dh, int64_t width, float alpha) {
+    for (int64_t r = 0; r < n; r++) {
+        const void *in = fm_at(dt, x, r * row);
+        float *out = y + r * width;
+#pragma omp simd
+        for (int64_t c = 0; c < dh; c++) out[c] = alpha * fm_get(dt, in, c);
+        for (int64_t c = dh; c < width; c++) out[c] = 0.0f;
+    }
+    for (int64_t i = n * width; i < n_padded * width; i++) y[i] = 0.0f;
+}
+
+/* The same, transposed in tiles of FM_TILE_K rows: y[tile][c][row in tile]. */
+FM_INLINE void fm_pack_transposed(fm_dtype dt, float *y, const void *x, int64_t row, int64_t n,
+                                  int64_t dh) {
+    for (int64_t lo = 0; lo < n; lo += FM_TILE_K) {
+        float *tile = y + lo * dh;
+        int64_t rows = fm_min_i64(FM_TILE_K, n - lo);
+        for (int64_t r = 0; r < rows; r++) {
+            const void *in = fm_at(dt, x, (lo + r) * row);
+            for (int64_t c = 0; c < dh; c++) tile[c * FM_TILE_K + r] = fm_get(dt, in, c);
+        }
+        for (int64_t r = rows; r < FM_TILE_K; r++)
+            for (int64_t c = 0; c < dh; c++) tile[c * FM_TILE_K + r] = 0.0f;
+    }
+}
+
+/* Keys that query i may see: [0, this). */
+FM_INLINE int64_t fm_visible(const fm_attention_args *a, int64_t i) {
+    return a->causal ? fm_min_i64(i + a->Skv - a->Sq + 1, a->Skv) : a->Skv;
+}
+
+/* The mask of the tile at (i0, j0): its query r sees its keys below r + this. */
+FM_INLINE int64_t fm_tile_diagonal(const fm_attention_args *a, int64_t i0, int64_t j0) {
+    return a->causal ? i0 + a->Skv - a->Sq + 1 - j0 : FM_TILE_K;
+}
+
+#endif
