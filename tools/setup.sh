@@ -105,7 +105,9 @@ have_blas() {
   [ -n "${BLAS_HOME:-}" ] || any '/usr/lib/*/openblas-openmp/libopenblas.so' ||
     [[ "$(pkg-config --variable=openblas_config openblas 2>/dev/null)" == *USE_OPENMP=1* ]]
 }
-have_dnnl() { [ -n "${DNNL_HOME:-}" ] || [ -e /usr/include/dnnl.h ] || [ -e /usr/local/include/dnnl.h ] || any '/usr/include/*/dnnl.h'; }
+have_header() { # have_header VARIABLE HEADER
+  [ -n "${!1:-}" ] || [ -e "/usr/include/$2" ] || [ -e "/usr/local/include/$2" ] || any "/usr/include/*/$2"
+}
 have_mpi() { [ -n "${MPICC:-}" ] || { has mpicc && has mpirun; }; }
 # bazel-bootstrap needs a JDK of the machine; other Bazels bring their own.
 have_jdk() { has javac || [ -x "${JAVA_HOME:-}/bin/javac" ] || { has bazel && [ ! -e /usr/share/bazel ]; }; }
@@ -119,9 +121,11 @@ look() {
   need 'pkg-config' pkg-config -- has pkg-config
   need 'a Python 3.10 or later with Python.h, numpy and h5py' 'python3-dev python3-numpy python3-h5py' -- python_fits
   need 'HDF5' libhdf5-dev -- have_hdf5
+  need 'jansson' libjansson-dev -- have_header JANSSON_HOME jansson.h
+  need 'xxHash' libxxhash-dev -- have_header XXHASH_HOME xxhash.h
   need 'MPI' 'libopenmpi-dev openmpi-bin' -- have_mpi
   need 'OpenBLAS, its OpenMP build' libopenblas-openmp-dev -- have_blas
-  need 'oneDNN' libdnnl-dev -- have_dnnl
+  need 'oneDNN' libdnnl-dev -- have_header DNNL_HOME dnnl.h
 }
 
 # ---------------------------------------------------------------- Bazel's version
