@@ -22,8 +22,9 @@ static void reference_qkv(const op_run *r, double *const *in, double **out) {
                   row, r->p[5] != 0, scale_of(r->p[6], dh));
 }
 static const int64_t qkv_sizes[][OP_MAX_PARAMS] = {
-    {1, 1, 1, 1, 2, 1, 0},  {2, 5, 3, 3, 4, 1, 0},  {2, 7, 4, 2, 3, 1, 0}, {1, 9, 4, 1, 5, 0, 0},
-    {1, 32, 2, 2, 8, 1, 0}, {2, 6, 2, 1, 8, 1, 40}, {1, 67, 2, 1, 8, 1, 0}};
+    {1, 1, 1, 1, 2, 1, 0},  {2, 5, 3, 3, 4, 1, 0},    {2, 7, 4, 2, 3, 1, 0},
+    {1, 9, 4, 1, 5, 0, 0},  {1, 32, 2, 2, 8, 1, 0},   {2, 6, 2, 1, 8, 1, 40},
+    {1, 67, 2, 1, 8, 1, 0}, {1, 150, 4, 2, 16, 1, 0}, {1, 130, 2, 2, 64, 1, 0}};
 static const op_test qkv = {.name = "attention_qkv",
                             .params = {"B", "S", "H", "KV", "dh", "causal", "scale_percent"},
                             .tolerance = OP_PRODUCTS,
@@ -48,8 +49,9 @@ static void reference_attention(const op_run *r, double *const *in, double **out
                   KV * dh, r->p[6] != 0, scale_of(0, dh));
 }
 static const int64_t attention_sizes[][OP_MAX_PARAMS] = {
-    {2, 5, 5, 3, 3, 4, 1}, {2, 3, 7, 4, 2, 3, 1},   {1, 1, 9, 2, 1, 8, 1},
-    {2, 5, 3, 2, 2, 4, 0}, {1, 16, 32, 2, 1, 8, 0}, {1, 70, 70, 1, 1, 4, 1}};
+    {2, 5, 5, 3, 3, 4, 1},    {2, 3, 7, 4, 2, 3, 1},   {1, 1, 9, 2, 1, 8, 1},
+    {2, 5, 3, 2, 2, 4, 0},    {1, 16, 32, 2, 1, 8, 0}, {1, 70, 70, 1, 1, 4, 1},
+    {1, 66, 200, 2, 1, 32, 1}};
 static const op_test attention = {.name = "attention",
                                   .params = {"B", "Sq", "Skv", "H", "KV", "dh", "causal"},
                                   .tolerance = OP_PRODUCTS,

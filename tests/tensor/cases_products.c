@@ -23,8 +23,9 @@ static void reference_matmul(const op_run *r, double *const *in, double **out) {
         ref_matmul(out[0] + b * m * n, in[0] + b * m * k, in[1] + b * k * n, m, n, k, r->p[4] != 0);
 }
 static const int64_t matmul_sizes[][OP_MAX_PARAMS] = {
-    {0, 1, 1, 1, 0}, {0, 5, 7, 3, 0},    {0, 5, 7, 3, 1},   {0, 32, 64, 16, 0}, {3, 5, 7, 3, 0},
-    {3, 5, 7, 3, 1}, {2, 16, 32, 16, 1}, {0, 1, 33, 65, 1}, {0, 0, 7, 3, 0},    {0, 65, 1, 33, 0}};
+    {0, 1, 1, 1, 0}, {0, 5, 7, 3, 0},   {0, 5, 7, 3, 1},       {0, 32, 64, 16, 0},
+    {3, 5, 7, 3, 0}, {3, 5, 7, 3, 1},   {2, 16, 32, 16, 1},    {0, 1, 33, 65, 1},
+    {0, 0, 7, 3, 0}, {0, 65, 1, 33, 0}, {0, 130, 140, 150, 0}, {0, 130, 140, 150, 1}};
 static const op_test matmul = {.name = "matmul",
                                .params = {"batch", "m", "n", "k", "trans_b"},
                                .tolerance = OP_PRODUCTS,
@@ -56,10 +57,11 @@ static void reference_linear(const op_run *r, double *const *in, double **out) {
                (fm_act)r->p[4]);
 }
 static const int64_t linear_sizes[][OP_MAX_PARAMS] = {
-    {1, 1, 1, 0, FM_ACT_NONE},   {5, 7, 3, 0, FM_ACT_NONE},     {5, 7, 3, 1, FM_ACT_NONE},
-    {6, 16, 32, 1, FM_ACT_GELU}, {5, 7, 3, 1, FM_ACT_RELU},     {5, 7, 3, 0, FM_ACT_SILU},
-    {5, 7, 3, 1, FM_ACT_RELU2},  {5, 7, 3, 1, FM_ACT_GELU_ERF}, {64, 128, 64, 1, FM_ACT_GELU},
-    {1, 65, 33, 1, FM_ACT_NONE}, {0, 7, 3, 1, FM_ACT_NONE},     {67, 33, 17, 0, FM_ACT_NONE}};
+    {1, 1, 1, 0, FM_ACT_NONE},      {5, 7, 3, 0, FM_ACT_NONE},     {5, 7, 3, 1, FM_ACT_NONE},
+    {6, 16, 32, 1, FM_ACT_GELU},    {5, 7, 3, 1, FM_ACT_RELU},     {5, 7, 3, 0, FM_ACT_SILU},
+    {5, 7, 3, 1, FM_ACT_RELU2},     {5, 7, 3, 1, FM_ACT_GELU_ERF}, {64, 128, 64, 1, FM_ACT_GELU},
+    {1, 65, 33, 1, FM_ACT_NONE},    {0, 7, 3, 1, FM_ACT_NONE},     {67, 33, 17, 0, FM_ACT_NONE},
+    {300, 40, 150, 1, FM_ACT_GELU}, {9, 20, 1100, 0, FM_ACT_NONE}, {3, 1100, 9, 0, FM_ACT_NONE}};
 static const op_test linear = {.name = "linear",
                                .params = {"T", "in", "out", "bias", "act"},
                                .tolerance = OP_PRODUCTS,
@@ -126,7 +128,8 @@ static const int64_t grouped_sizes[][OP_MAX_PARAMS] = {
     {13, 7, 5, 3, 0, FM_ACT_NONE, PATTERN_ALL_ON_LAST},
     {4, 7, 5, 3, 1, FM_ACT_NONE, PATTERN_NONE},
     {1, 5, 3, 8, 1, FM_ACT_RELU2, PATTERN_ALL_ON_LAST},
-    {70, 33, 17, 9, 0, FM_ACT_GELU, PATTERN_RANDOM}};
+    {70, 33, 17, 9, 0, FM_ACT_GELU, PATTERN_RANDOM},
+    {600, 20, 40, 3, 1, FM_ACT_SILU, PATTERN_EVEN}};
 static const op_test grouped = {.name = "grouped_linear",
                                 .params = {"N", "in", "out", "E", "bias", "act", "pattern"},
                                 .tolerance = OP_PRODUCTS,
