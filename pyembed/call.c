@@ -22,6 +22,7 @@ fm_ctx *fm_py_ctx(void) {
 bool fm_call_begin(fm_call *c) {
     c->ctx = fm_py_ctx();
     if (!c->ctx) return false;
+    fm_the_host.calls++;
     c->thread = PyEval_SaveThread();
     pthread_mutex_lock(&fm_the_host.lock);
     /* OpenMP's setting is per thread, and Python's own threads have never seen ours. */

@@ -17,6 +17,7 @@ typedef struct fm_host {
     fm_comm *world; /* all ranks; there when ctx is */
     char why[256];  /* why not a GPU; empty: nothing was given up */
     uint64_t seed;  /* of fmoe.manual_seed, kept for a context that is not open yet */
+    int64_t calls;  /* into the framework so far */
     int64_t live;   /* Python objects that point into the context */
     /* A context serves one thread at a time. Recursive: a gate written in Python is called inside
      * a forward and calls operations itself. */

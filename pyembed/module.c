@@ -98,6 +98,11 @@ static PyObject *memory(PyObject *module, PyObject *unused) {
                          (Py_ssize_t)a.peak_in_use, "reserved", (Py_ssize_t)a.reserved);
 }
 
+static PyObject *calls(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyLong_FromLongLong(fm_the_host.calls);
+}
+
 static PyMethodDef methods[] = {
     {"rank", rank, METH_NOARGS, "rank()\n--\n\nThis process's number in the job, from 0."},
     {"world_size", world_size, METH_NOARGS, "world_size()\n--\n\nProcesses of the job."},
@@ -114,6 +119,9 @@ static PyMethodDef methods[] = {
      "grad_enable(on, /)\n--\n\nTurns recording on or off; returns what it was. See no_grad."},
     {"memory", memory, METH_NOARGS,
      "memory()\n--\n\ndict, in bytes of the device: in_use, peak (the most so far), reserved."},
+    {"calls", calls, METH_NOARGS,
+     "calls()\n--\n\nHow often a script entered the framework so far; a training step may do it "
+     "19 times."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -131,7 +139,7 @@ PyMODINIT_FUNC PyInit__fmoe(void) {
     static int (*const parts[])(PyObject *) = {
         fm_add_exceptions, fm_add_tensor, fm_add_parameter, fm_add_ops,
         fm_add_moe_ops,    fm_add_mesh,   fm_add_moe,       fm_add_moe_layer,
-        fm_add_gpt,        fm_add_optim,
+        fm_add_gpt,        fm_add_optim,  fm_add_data,      fm_add_peak,
     };
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;

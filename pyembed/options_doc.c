@@ -211,24 +211,29 @@ PyGetSetDef *fm_options_getset(const fm_options *o, size_t offset, const PyGetSe
     return all;
 }
 
+/* The function objects point into these for as long as the interpreter lives. */
+typedef struct kept {
+    struct kept *next;
+    PyMethodDef defs[];
+} kept;
+static kept *all_kept;
+
 int fm_add_functions(PyObject *module, const fm_function *functions) {
     size_t n = 0;
     while (functions[n].options) n++;
-    PyMethodDef *defs = calloc(n + 1, sizeof *defs);
-    if (!defs) {
+    kept *k = calloc(1, sizeof *k + (n + 1) * sizeof *k->defs);
+    if (!k) {
         PyErr_NoMemory();
         return -1;
     }
+    k->next = all_kept;
+    all_kept = k;
     for (size_t i = 0; i < n; i++) {
         const char *doc = fm_options_doc(functions[i].options);
-        if (!doc) {
-            free(defs);
-            return -1;
-        }
-        defs[i] = (PyMethodDef){functions[i].options->owner,
-                                (PyCFunction)(void (*)(void))functions[i].call,
-                                METH_FASTCALL | METH_KEYWORDS, doc};
+        if (!doc) return -1;
+        k->defs[i] = (PyMethodDef){functions[i].options->owner,
+                                   (PyCFunction)(void (*)(void))functions[i].call,
+                                   METH_FASTCALL | METH_KEYWORDS, doc};
     }
-    /* The function objects point into `defs` for as long as the interpreter lives. */
-    return PyModule_AddFunctions(module, defs);
+    return PyModule_AddFunctions(module, k->defs);
 }

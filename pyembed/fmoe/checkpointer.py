@@ -1,0 +1,220 @@
+"""Checkpoints: what goes into one, and the way back."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import weakref
+from typing import Any, Literal
+
+import _fmoe
+from _fmoe import CheckpointError, DataLoader, Mesh, Optimizer
+
+STATE_FORMAT = 1
+_alive: weakref.WeakSet[Checkpointer] = weakref.WeakSet()
+
+
+class Checkpointer:
+    """Writes sharded HDF5 checkpoints `root/step_N` and reads them back, whatever the layout.
+
+    root          folder; made when needed
+    keep_last     so many are kept, the newest; the last complete one is never deleted
+    asynchronous  training stands still only for the copy to host memory; a thread writes
+    compression   gzip level 0 to 9; 0: none
+    mesh          None: all ranks are data-parallel
+
+    After load(): `extra` is what save() was given.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        keep_last: int = 3,
+        asynchronous: bool = True,
+        compression: int = 0,
+        mesh: Mesh | None = None,
+    ) -> None:
+        self.root = os.fspath(root)
+        self.extra: Any = None
+        self._store = _fmoe.CheckpointStore(
+            self.root,
+            keep_last=keep_last,
+            asynchronous=asynchronous,
+            compression=compression,
+            mesh=mesh,
+        )
+        _alive.add(self)
+
+    def path(self, step: int) -> str:
+        """The folder of a step."""
+        return os.path.join(self.root, f"step_{step:08d}")
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, rising."""
+        return _fmoe.checkpoint_list(self.root)
+
+    def save(
+        self,
+        step: int,
+        *,
+        model: Any,
+        optimizer: Optimizer | None = None,
+        loader: DataLoader | None = None,
+        extra: Any = None,
+    ) -> None:
+        """Saves parameters, moments, step, schedule, data position, seed and `extra` (any JSON).
+
+        A failure of an earlier background save is raised here.
+        """
+        _check_types("save", optimizer, loader)
+        state = {
+            "format": STATE_FORMAT,
+            "step": step,
+            "seed": _fmoe.seed(),
+            "optimizer": _optimizer_state(optimizer),
+            "loader": _loader_state(loader),
+            "extra": extra,
+        }
+        try:
+            text = json.dumps(state, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"save: extra={extra!r} is not allowed: JSON is ({error})") from None
+        self._store.save(step, model=model, optimizer=optimizer, state=text)
+
+    def load(
+        self,
+        *,
+        model: Any,
+        optimizer: Optimizer | None = None,
+        loader: DataLoader | None = None,
+        on_corrupt: Literal["raise", "older"] = "raise",
+        allow_other_data: bool = False,
+    ) -> int | None:
+        """Loads the newest complete checkpoint and returns its step; None if there is none.
+
+        on_corrupt        "raise": CheckpointError, and what was loaded so far is undefined;
+                          "older": says so and takes the one before
+        allow_other_data  go on although the loader reads other data, or in another order
+        """
+        if on_corrupt not in ("raise", "older"):
+            raise ValueError(
+                f"load: on_corrupt={on_corrupt!r} is not allowed: 'raise', 'older' are"
+            )
+        _check_types("load", optimizer, loader)
+        self.wait()
+        failure: CheckpointError | None = None
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            try:
+                reader = _fmoe.CheckpointReader(path)
+                state = _parse(reader.state, path)
+                other = None if allow_other_data else _other_data(state["loader"], loader, path)
+                if other is None:
+                    reader.read(model, optimizer)
+            except CheckpointError as error:
+                if on_corrupt == "raise":
+                    raise
+                print(f"fmoe: {error}; trying an older checkpoint", file=sys.stderr, flush=True)
+                failure = error
+                continue
+            if other is not None:  # an older checkpoint would not help
+                raise CheckpointError(other)
+            self._apply(state, optimizer, loader)
+            return step
+        if failure is not None:
+            raise failure
+        return None
+
+    def _apply(
+        self, state: dict[str, Any], optimizer: Optimizer | None, loader: DataLoader | None
+    ) -> None:
+        _fmoe.manual_seed(state["seed"])
+        if optimizer is not None and state["optimizer"] is not None:
+            optimizer.steps = state["optimizer"]["step"]
+        if loader is not None and state["loader"] is not None:
+            loader.position = state["loader"]["position"]
+        self.extra = state["extra"]
+
+    def wait(self) -> None:
+        """Until an asynchronous save is on disk; raises its failure. Also done at exit."""
+        self._store.wait()
+
+    def poll(self) -> None:
+        """Commits a finished background save without waiting; call it between steps."""
+        self._store.poll()
+
+
+def _check_types(call: str, optimizer: object, loader: object) -> None:
+    for name, value, wanted in (
+        ("optimizer", optimizer, Optimizer),
+        ("loader", loader, DataLoader),
+    ):
+        if value is not None and not isinstance(value, wanted):
+            raise TypeError(
+                f"{call}: {name}={value!r} ({type(value).__name__}) is of the wrong type: "
+                f"None or an fmoe.{wanted.__name__} is wanted"
+            )
+
+
+def _optimizer_state(optimizer: Optimizer | None) -> dict[str, Any] | None:
+    if optimizer is None:
+        return None
+    return {"kind": optimizer.kind, "step": optimizer.steps, "lr": optimizer.lr}
+
+
+def _loader_state(loader: DataLoader | None) -> dict[str, Any] | None:
+    if loader is None:
+        return None
+    return {
+        "position": loader.position,
+        "seed": loader.seed,
+        "seq_len": loader.seq_len,
+        "identity": loader.dataset.identity,
+    }
+
+
+def _parse(text: str, path: str) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its state is no JSON: {error}") from None
+    missing = {"format", "seed", "optimizer", "loader", "extra"} - set(state)
+    if missing or state["format"] != STATE_FORMAT:
+        raise CheckpointError(
+            f"{path}: its state has format {state.get('format')!r} and lacks "
+            f"{sorted(missing)}: format {STATE_FORMAT} is wanted"
+        )
+    return state
+
+
+def _other_data(saved: dict[str, Any] | None, loader: DataLoader | None, path: str) -> str | None:
+    """What the loader reads otherwise than the checkpoint's run did; None: nothing."""
+    now = _loader_state(loader)
+    if saved is None or now is None:
+        return None
+    for key in ("identity", "seed", "seq_len"):
+        if saved[key] != now[key]:
+            return (
+                f"{path} was trained on data of {key} {saved[key]!r}, the loader's is "
+                f"{now[key]!r}: the same, or allow_other_data=True, is wanted"
+            )
+    return None
+
+
+def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint says about itself, without reading its arrays: a dict with `step`,
+    `manifest` (layout, files, parameters) and `state` (optimizer, loader, seed, extra)."""
+    reader = _fmoe.CheckpointReader(path)
+    return {
+        "step": reader.step,
+        "manifest": json.loads(reader.manifest),
+        "state": json.loads(reader.state),
+    }
+
+
+@atexit.register
+def _wait_for_all() -> None:
+    for checkpointer in list(_alive):
+        checkpointer.wait()

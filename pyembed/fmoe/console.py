@@ -1,0 +1,167 @@
+"""What a run prints."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+import _fmoe
+from _fmoe import DataLoader
+
+BAR_WIDTH = 24
+BAR_SECONDS = 0.1  # between two pictures of the bar
+
+
+class Console:
+    """Lines of rank 0, and a bar under them where the output is a terminal."""
+
+    def __init__(self, model: Any, loader: DataLoader) -> None:
+        self._model, self._loader = model, loader
+        self._on = _fmoe.rank() == 0
+        self._bar = self._on and sys.stdout.isatty()
+        self._bar_shown = False
+        self._last_bar = 0.0
+        self._bits = loader.dataset.vocab_size == 256  # a token is a byte
+        self._tokens = loader.batch_size * loader.seq_len
+        self._peak: float | None = None
+        self._flops: float | None = None
+        self._seconds, self._steps, self._total_seconds, self._total_steps = 0.0, 0, 0.0, 0
+        self._first = True
+
+    # ---- lines
+
+    def say(self, text: str) -> None:
+        if not self._on:
+            return
+        if self._bar_shown:
+            sys.stdout.write("\r\x1b[K")
+            self._bar_shown = False
+        print(text, flush=True)
+
+    def begin(self, step: int, steps: int) -> None:
+        """The line at the start: what runs where."""
+        self._seconds, self._steps, self._total_seconds, self._total_steps = 0.0, 0, 0.0, 0
+        self._first = True
+        if step >= steps or not self._on:
+            return
+        info = _fmoe.device_info()
+        model = self._model
+        size = f"{count(model.num_parameters())} parameters"
+        active = getattr(model, "num_active_parameters", None)
+        if active is not None:
+            size += f" ({count(active())} active)"
+        self.say(
+            f"fmoe {_fmoe.version} on {info['device']}: {info['model']}\n"
+            f"{size}; {count(self._loader.num_samples * self._loader.seq_len)} tokens of data, "
+            f"{count(self._tokens)} a step; {steps - step} steps to go"
+        )
+        if hasattr(model, "flops_per_token"):
+            self._flops = model.flops_per_token(self._loader.seq_len)
+            self._peak = _fmoe.measure_peak(getattr(model, "dtype", "float32"))
+
+    def _memory(self) -> None:
+        """Predicted against measured, after the first step."""
+        text = f"memory: {size(_fmoe.memory()['peak'])} at its peak"
+        plan = getattr(self._model, "memory_plan", None)
+        if plan is not None:
+            parts = plan(self._loader.rows, seq_len=self._loader.seq_len)
+            text += f", predicted {size(sum(parts.values()))} ("
+            text += ", ".join(f"{name} {size(n)}" for name, n in parts.items()) + ")"
+        self.say(text)
+
+    def step(self, values: dict[str, Any], steps: int) -> None:
+        """Counts a step, and moves the bar."""
+        if self._first:
+            self._first = False
+            if self._on:
+                self._memory()
+        else:  # the first step allocates, and would spoil the speed
+            self._total_seconds += values["seconds"]
+            self._total_steps += 1
+        self._seconds += values["seconds"]
+        self._steps += 1
+        if self._bar:
+            done = values["step"] / steps
+            filled = int(done * BAR_WIDTH)
+            bar = "#" * filled + "." * (BAR_WIDTH - filled)
+            self.tick(f"[{bar}] {values['step']}/{steps}  loss {values['loss']:.4f}")
+
+    def tick(self, text: str) -> None:
+        now = time.perf_counter()
+        if not self._bar or now - self._last_bar < BAR_SECONDS:
+            return
+        self._last_bar = now
+        self._bar_shown = True
+        sys.stdout.write(f"\r\x1b[K{text}")
+        sys.stdout.flush()
+
+    def report(self, values: dict[str, Any], steps: int) -> dict[str, Any]:
+        """Prints the line of a step; returns what it adds to the step's values."""
+        rate = self._tokens * self._steps / self._seconds
+        more: dict[str, Any] = {"tokens_per_second": rate}
+        text = (
+            f"step {values['step']:>{len(str(steps))}}/{steps}  loss {values['loss']:.4f}  "
+            f"{self._quality(values['loss'])}  lr {values['lr']:.2e}  "
+            f"grad {values['grad_norm']:.3f}  {count(rate)} tokens/s"
+        )
+        if self._flops is not None and self._peak:
+            more["model_flops"] = self._flops * rate
+            more["peak_share"] = more["model_flops"] / self._peak
+            text += f"  {more['model_flops'] / 1e12:.3f} TFLOP/s ({more['peak_share']:.0%} of peak)"
+        layers = self._model.moe_stats() if hasattr(self._model, "moe_stats") else []
+        if layers:
+            more["load_max_over_mean"] = max(layer["load_max_over_mean"] for layer in layers)
+            more["dropped"] = sum(layer["dropped"] for layer in layers) / len(layers)
+            more["entropy"] = sum(layer["entropy"] for layer in layers) / len(layers)
+            more["layers"] = layers
+            text += f"  load {more['load_max_over_mean']:.2f}  dropped {more['dropped']:.1%}"
+        more["memory"] = _fmoe.memory()["peak"]
+        text += f"  {size(more['memory'])}"
+        if self._total_steps:
+            left = (steps - values["step"]) * self._total_seconds / self._total_steps
+            text += f"  {duration(left)} left"
+        self.say(text)
+        self._seconds, self._steps = 0.0, 0
+        return more
+
+    def evaluation(self, values: dict[str, Any]) -> None:
+        self.say(
+            f"evaluation after step {values['step']}: loss {values['eval_loss']:.4f}  "
+            f"{self._quality(values['eval_loss'])}  ({values['samples']} samples, "
+            f"{values['seconds']:.1f} s)"
+        )
+
+    def end(self) -> None:
+        if self._bar_shown:
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+            self._bar_shown = False
+
+    def _quality(self, loss: float) -> str:
+        if self._bits:
+            return f"{loss / math.log(2):.3f} bits/byte"
+        return f"perplexity {math.exp(min(loss, 700.0)):.2f}"
+
+
+def count(n: float) -> str:
+    """1234567 -> '1.23 M'."""
+    for limit, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(n) >= limit:
+            return f"{n / limit:.3g}{unit}"
+    return f"{n:.3g}"
+
+
+def size(n: float) -> str:
+    """Bytes, in words."""
+    for limit, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if n >= limit:
+            return f"{n / limit:.1f} {unit}"
+    return f"{n:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    whole = int(seconds + 0.5)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

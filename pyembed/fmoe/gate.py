@@ -1,0 +1,33 @@
+"""Gates written in Python."""
+
+from __future__ import annotations
+
+from _fmoe import Tensor
+
+from .module import Module
+
+
+class Gate(Module):
+    """Decides which experts a token goes to. Subclass it and pass the class: MoE(gate=MyGate).
+
+    One object is made for each MoE layer, MyGate(d_model, num_experts, top_k). Its Parameters are
+    the model's, under `layers.I.moe.gate.`; self.training and self.mesh are there.
+    """
+
+    default_top_k: int = 2
+    """What MoE(top_k=None) means."""
+
+    def __init__(self, d_model: int, num_experts: int, top_k: int) -> None:
+        self.d_model = d_model
+        self.num_experts = num_experts
+        self.top_k = top_k
+
+    def forward(
+        self, x: Tensor, token_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(indices, scores, loss) of tokens x [T, d_model], token_ids int32 [T].
+
+        indices: int32 [T, top_k], -1 = dropped. scores: float32 [T, top_k], differentiable.
+        loss: float32 of one element, the unweighted balance loss (1 at perfect balance), or None.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no forward()")

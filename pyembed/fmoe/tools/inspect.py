@@ -1,0 +1,61 @@
+"""train -m fmoe.tools.inspect PATH: what a checkpoint, or each one in a run's folder, holds."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+import _fmoe
+import fmoe
+from fmoe.console import size
+
+
+def describe(path: str) -> None:
+    info = fmoe.checkpoint_info(path)
+    state = info["state"]
+    total = sum(
+        os.path.getsize(os.path.join(path, name))
+        for name in os.listdir(path)
+        if os.path.isfile(os.path.join(path, name))
+    )
+    rows: list[tuple[str, Any]] = [("path", path), ("step", info["step"]), ("size", size(total))]
+    rows += [(key, value) for key, value in info["manifest"].items() if _is_plain(value)]
+    rows += [(key, state[key]) for key in ("seed", "optimizer", "loader", "extra") if key in state]
+    for key, value in rows:
+        print(f"{key:<12} {value}")
+    print(f"{'files':<12} {len(os.listdir(path))}")
+    for name in sorted(os.listdir(path)):
+        print(f"  {size(os.path.getsize(os.path.join(path, name))):>12}  {name}")
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) or (
+        isinstance(value, dict) and all(isinstance(v, (str, int, float)) for v in value.values())
+    )
+
+
+def folders(path: str) -> list[str]:
+    """The checkpoint `path` itself, or those below it."""
+    if os.path.exists(os.path.join(path, "manifest.json")):
+        return [path]
+    return [os.path.join(path, f"step_{step:08d}") for step in _fmoe.checkpoint_list(path)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="train -m fmoe.tools.inspect", description=__doc__)
+    parser.add_argument("path", help="a step_N folder, or the folder of a run")
+    found = folders(parser.parse_args().path)
+    if not found:
+        print("inspect: there is no complete checkpoint", file=sys.stderr)
+        return 1
+    for i, path in enumerate(found):
+        if i:
+            print()
+        describe(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""The training loop that most people want. It uses nothing that a script could not use itself."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import _fmoe
+from _fmoe import DataLoader, Optimizer, StepInfo
+
+from . import console
+from .checkpointer import Checkpointer
+from .metrics import Metrics
+from .module import no_grad
+
+Callback = Callable[[dict[str, Any]], None]
+
+
+class Trainer:
+    """Trains, reports, evaluates, saves, and resumes by itself.
+
+    model, optimizer, loader  what to train, how, on what
+    checkpointer              saves here and resumes from here; None: neither
+    eval_loader               evaluated over its whole split, each sample once
+    eval_every, save_every    steps; None: only at the end of fit()
+    log_every                 steps between lines
+    metrics                   file of JSON lines, one a step; TensorBoard events go to a folder
+                              beside it
+    max_skipped_steps         consecutive steps with a non-finite gradient that are borne
+    on_step, on_eval, on_save called with a plain dict: step, loss, ...
+    extra                     any JSON, kept in the checkpoints
+
+    SIGINT and SIGTERM end fit() after the step, saved; `stopped` is then the signal's name.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Optimizer,
+        loader: DataLoader,
+        *,
+        checkpointer: Checkpointer | None = None,
+        eval_loader: DataLoader | None = None,
+        eval_every: int | None = None,
+        save_every: int | None = None,
+        log_every: int = 10,
+        metrics: str | os.PathLike[str] | None = None,
+        max_skipped_steps: int = 0,
+        on_step: Callback | None = None,
+        on_eval: Callback | None = None,
+        on_save: Callback | None = None,
+        extra: Any = None,
+    ) -> None:
+        for name, value in (("eval_every", eval_every), ("save_every", save_every)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"Trainer: {name}={value!r} is not allowed: None or 1 and more is")
+        if not isinstance(log_every, int) or log_every < 1:
+            raise ValueError(f"Trainer: log_every={log_every!r} is not allowed: 1 and more is")
+        if not isinstance(max_skipped_steps, int) or max_skipped_steps < 0:
+            raise ValueError(
+                f"Trainer: max_skipped_steps={max_skipped_steps!r} is not allowed: 0 and more is"
+            )
+        if optimizer.micro_batches != loader.micro_batches:
+            raise ValueError(
+                f"Trainer: optimizer.micro_batches={optimizer.micro_batches} and "
+                f"loader.micro_batches={loader.micro_batches}: the same is wanted"
+            )
+        vocab = getattr(model, "vocab_size", None)
+        if vocab is not None and vocab < loader.dataset.vocab_size:
+            raise ValueError(
+                f"Trainer: model.vocab_size={vocab} and the dataset's is "
+                f"{loader.dataset.vocab_size}: at least as many are wanted"
+            )
+        self.model, self.optimizer, self.loader = model, optimizer, loader
+        self.checkpointer, self.eval_loader = checkpointer, eval_loader
+        self.eval_every, self.save_every, self.log_every = eval_every, save_every, log_every
+        self.max_skipped_steps = max_skipped_steps
+        self.on_step, self.on_eval, self.on_save = on_step, on_eval, on_save
+        self.extra = extra
+        self.stopped: str | None = None
+        self._metrics = Metrics(metrics) if metrics is not None and _fmoe.rank() == 0 else None
+        self._saved_at: int | None = None
+        self._skipped = 0
+        self._console = console.Console(model, loader)
+
+    # ---- the loop
+
+    def fit(self, steps: int) -> dict[str, Any]:
+        """Trains until `steps` optimiser steps are done in all, resumption included.
+
+        Returns the last step's values and, where there is an eval_loader, `eval_loss` (nats).
+        """
+        self.stopped = None
+        self._resume()
+        values: dict[str, Any] = {"step": self.optimizer.steps}
+        if self.optimizer.steps >= steps:
+            self._console.say(f"{self.optimizer.steps} of {steps} steps are done already")
+        with _Signals(self):
+            self.model.train()
+            self._console.begin(self.optimizer.steps, steps)
+            while self.optimizer.steps < steps and self.stopped is None:
+                values = self._step(steps)
+                if values["skipped"]:
+                    continue
+                if _due(self.optimizer.steps, self.eval_every) and self.optimizer.steps < steps:
+                    self.evaluate()
+                if _due(self.optimizer.steps, self.save_every):
+                    self.save()
+            self._console.end()
+            if self.stopped is None and self.eval_loader is not None:
+                values["eval_loss"] = self.evaluate()["eval_loss"]
+            self.save()
+            if self.stopped is not None:
+                self._console.say(f"stopped by {self.stopped} after step {self.optimizer.steps}")
+        if self._metrics is not None:
+            self._metrics.close()
+        if self.checkpointer is not None:
+            self.checkpointer.wait()
+        return values
+
+    def _step(self, steps: int) -> dict[str, Any]:
+        """One optimiser step: fewer than 20 calls into C."""
+        started = time.perf_counter()
+        try:
+            for _ in range(self.loader.micro_batches):
+                tokens, targets = next(self.loader)
+                out = self.model(tokens, targets)
+                getattr(out, "loss", out).backward()
+        except FloatingPointError as error:  # a router saw NaN: the weights are lost
+            raise FloatingPointError(f"step {self.optimizer.steps + 1}: {error}") from None
+        info = self.optimizer.step()
+        seconds = time.perf_counter() - started
+        self._check_finite(info)
+        step = self.optimizer.steps
+        values: dict[str, Any] = {
+            "step": step,
+            "loss": info.loss,
+            "lr": info.lr,
+            "grad_norm": info.grad_norm,
+            "skipped": info.skipped,
+            "seconds": seconds,
+        }
+        self._console.step(values, steps)
+        if _due(step, self.log_every) or step == steps:
+            values.update(self._console.report(values, steps))
+        self._write("train", values)
+        if self.checkpointer is not None:
+            self.checkpointer.poll()
+        if self.on_step is not None:
+            self.on_step(dict(values))
+        return values
+
+    def _check_finite(self, info: StepInfo) -> None:
+        if not info.skipped and math.isfinite(info.loss):
+            self._skipped = 0
+            return
+        self._skipped += 1
+        step = self.optimizer.steps + (1 if info.skipped else 0)
+        if self._skipped > self.max_skipped_steps:
+            raise FloatingPointError(
+                f"step {step}: the loss is {info.loss} and the gradient norm {info.grad_norm}; "
+                f"{self._skipped} such steps came one after another, max_skipped_steps="
+                f"{self.max_skipped_steps} are borne. Lower the learning rate or look at the data."
+            )
+        self._console.say(
+            f"step {step} is skipped: loss {info.loss}, gradient norm {info.grad_norm}"
+        )
+
+    # ---- evaluating and saving
+
+    def evaluate(self) -> dict[str, Any]:
+        """The mean loss, nats per token, over the whole split of eval_loader, each sample once."""
+        loader = self.eval_loader
+        if loader is None:
+            raise RuntimeError("evaluate: the Trainer has no eval_loader")
+        started = time.perf_counter()
+        was_training = getattr(self.model, "training", True)
+        self.model.eval()
+        total, count = 0.0, 0
+        loader.reset()
+        with no_grad():
+            for tokens, targets in loader:
+                out = self.model(tokens, targets)
+                samples = loader.valid
+                total += float(getattr(out, "lm_loss", out)) * samples
+                count += samples
+                self._console.tick(f"evaluating {count}/{loader.num_samples}")
+        if was_training:
+            self.model.train()
+        values: dict[str, Any] = {
+            "step": self.optimizer.steps,
+            "eval_loss": total / count,
+            "samples": count,
+            "seconds": time.perf_counter() - started,
+        }
+        self._console.evaluation(values)
+        self._write("eval", values)
+        if self.on_eval is not None:
+            self.on_eval(dict(values))
+        return values
+
+    def save(self) -> None:
+        """Saves a checkpoint of this step, unless that was done already."""
+        step = self.optimizer.steps
+        if self.checkpointer is None or self._saved_at == step:
+            return
+        started = time.perf_counter()
+        self.checkpointer.save(
+            step,
+            model=self.model,
+            optimizer=self.optimizer,
+            loader=self.loader,
+            extra=self.extra,
+        )
+        self._saved_at = step
+        values = {
+            "step": step,
+            "path": self.checkpointer.path(step),
+            "seconds": time.perf_counter() - started,
+        }
+        self._console.say(f"saved {values['path']} ({values['seconds']:.2f} s)")
+        self._write("save", values)
+        if self.on_save is not None:
+            self.on_save(dict(values))
+
+    def _resume(self) -> None:
+        """Goes on where the newest checkpoint stands; only a run that has not begun does."""
+        if self.checkpointer is None or self.optimizer.steps > 0:
+            return
+        step = self.checkpointer.load(
+            model=self.model, optimizer=self.optimizer, loader=self.loader, on_corrupt="older"
+        )
+        if self._metrics is not None:
+            self._metrics.resume(step or 0)
+        if step is None:
+            return
+        self._saved_at = step
+        self._console.say(f"resumed from {self.checkpointer.path(step)}")
+
+    def _write(self, kind: str, values: dict[str, Any]) -> None:
+        if self._metrics is not None:
+            self._metrics.write({"kind": kind, "time": time.time(), **values})
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+class _Signals:
+    """Inside, SIGINT and SIGTERM ask for a stop after the step; a second one is not caught."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python delivers signals to the main thread only
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._trainer.stopped = signal.Signals(number).name
+        self.__exit__()
+
+    def __exit__(self, *unused: object) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)
