@@ -32,9 +32,9 @@ typedef struct fm_ckpt_content {
 
 typedef struct fm_ckpt_config {
     const char *root;
-    int keep_last;       /* at least 1 */
+    int keep_last; /* at least 1 */
     bool asynchronous;
-    int compression;     /* gzip level, 0 = none */
+    int compression; /* gzip level, 0 = none */
 } fm_ckpt_config;
 
 typedef struct fm_checkpointer fm_checkpointer;
@@ -44,8 +44,10 @@ fm_status fm_checkpointer_new(fm_ctx *ctx, fm_mesh *mesh, const fm_ckpt_config *
 /* Waits for a save under way; its failure is lost unless fm_checkpointer_wait was called. */
 void fm_checkpointer_free(fm_checkpointer *k);
 
-/* Copies everything to host memory, then writes (in a thread when asynchronous). A save still under
- * way is finished first; a failure of it is returned here. */
+/* Copies everything to host memory (4 bytes an element until it is on disk: for AdamW three times
+ * the masters), then writes, in a thread when asynchronous. A save still under way is finished
+ * first; a failure of it is returned here, and this one has not begun. FM_ERR_VALUE: a name twice in
+ * a group, a step below 0. FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
 fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_content *content);
 /* Until the last save is on disk and committed; returns its failure, once. */
 fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k);
@@ -67,7 +69,20 @@ const char *fm_ckpt_manifest_json(const fm_ckpt_reader *r);
  * FM_ERR_CHECKPOINT names file and dataset: missing, other global shape, checksum, truncated. */
 fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *a);
 bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name);
-/* Every file's checksum and every dataset's chunks; FM_ERR_CHECKPOINT names the first bad one. */
+/* Every file's checksum, every dataset's chunks, and that the boxes of all files tile each array
+ * exactly once; FM_ERR_CHECKPOINT names the first bad one. */
 fm_status fm_ckpt_verify(fm_ctx *ctx, const char *path);
+/* What a checkpoint holds, for inspection: the i-th array of n, or NULL. */
+typedef struct fm_ckpt_entry {
+    const char *name, *file;
+    int ndim;
+    const int64_t *global_shape;
+    int64_t numel; /* in this file */
+} fm_ckpt_entry;
+int64_t fm_ckpt_count(const fm_ckpt_reader *r);
+fm_ckpt_entry fm_ckpt_at(const fm_ckpt_reader *r, int64_t i);
+
+/* Testing: the n-th file or HDF5 call of the saves from now on fails with this errno; -1: none. */
+void fm_checkpointer_fail_at(fm_checkpointer *k, int64_t n, int error_number);
 
 #endif

@@ -18,7 +18,8 @@ typedef struct fm_loader fm_loader;
 /* Samples are the whole non-overlapping windows of the split. FM_ERR_VALUE: batch_size does not
  * divide by dp × micro_batches (names the three numbers), or the split holds no sample. `d` is
  * borrowed. */
-fm_status fm_loader_new(fm_ctx *ctx, const fm_dataset *d, const fm_loader_config *c, fm_loader **out);
+fm_status fm_loader_new(fm_ctx *ctx, const fm_dataset *d, const fm_loader_config *c,
+                        fm_loader **out);
 void fm_loader_free(fm_loader *l);
 
 int64_t fm_loader_rows(const fm_loader *l);    /* of one micro-batch on this rank */
@@ -29,7 +30,8 @@ int64_t fm_loader_samples(const fm_loader *l); /* in one epoch, over all ranks *
  * which has an order of its own. With shuffle off the epoch's last micro-batch may be short: rows
  * beyond the last sample are filled with token 0 and targets -1; the call after it gives
  * *valid = 0 and only such rows, and the next one starts over: each sample exactly once. */
-fm_status fm_loader_next(fm_ctx *ctx, fm_loader *l, int32_t *tokens, int32_t *targets, int64_t *valid);
+fm_status fm_loader_next(fm_ctx *ctx, fm_loader *l, int32_t *tokens, int32_t *targets,
+                         int64_t *valid);
 
 /* The position is one number: samples taken since the start, over all ranks and epochs. It does not
  * depend on dp, so a run resumes on another mesh. */

@@ -1,0 +1,128 @@
+#include "io/h5_internal.h"
+
+/* Large enough to stream, small enough that reading a slice does not read much more. */
+enum { CHUNK_ELEMENTS = 1 << 18 };
+
+/* The dataset's shape: see fm_h5_write. */
+static int dataset_shape(const fm_placement *p, hsize_t *dims) {
+    if (!fm_boxes_stack(p->ndim, p->boxes, p->n_boxes)) {
+        dims[0] = (hsize_t)fm_placement_numel(p);
+        return 1;
+    }
+    dims[0] = 0;
+    for (int i = 0; i < p->n_boxes; i++)
+        dims[0] += (hsize_t)(p->boxes[i].stop[0] - p->boxes[i].start[0]);
+    for (int d = 1; d < p->ndim; d++)
+        dims[d] = (hsize_t)(p->boxes[0].stop[d] - p->boxes[0].start[d]);
+    return p->ndim;
+}
+
+/* Whole trailing dimensions, as many as fit; then a part of the next. */
+static void chunk_shape(int rank, const hsize_t *dims, hsize_t *chunk) {
+    hsize_t room = CHUNK_ELEMENTS;
+    for (int d = rank - 1; d >= 0; d--) {
+        hsize_t size = dims[d] > 0 ? dims[d] : 1;
+        chunk[d] = size < room ? size : room;
+        room = room / chunk[d] > 0 ? room / chunk[d] : 1;
+    }
+}
+
+static bool write_attribute(hid_t on, const char *name, int rank, const hsize_t *dims,
+                            const int64_t *values) {
+    hid_t space = H5Screate_simple(rank, dims, NULL);
+    hid_t attr = H5Acreate2(on, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT);
+    bool good = attr >= 0 && H5Awrite(attr, H5T_NATIVE_INT64, values) >= 0;
+    if (attr >= 0) H5Aclose(attr);
+    if (space >= 0) H5Sclose(space);
+    return good;
+}
+
+static bool write_dtype(hid_t on) {
+    static const char text[] = "float32";
+    hid_t type = H5Tcopy(H5T_C_S1), space = H5Screate(H5S_SCALAR), attr = -1;
+    if (type >= 0 && H5Tset_size(type, sizeof text) >= 0 && H5Tset_cset(type, H5T_CSET_UTF8) >= 0)
+        attr = H5Acreate2(on, "dtype", type, space, H5P_DEFAULT, H5P_DEFAULT);
+    bool good = attr >= 0 && H5Awrite(attr, type, text) >= 0;
+    if (attr >= 0) H5Aclose(attr);
+    if (space >= 0) H5Sclose(space);
+    if (type >= 0) H5Tclose(type);
+    return good;
+}
+
+static bool write_attributes(hid_t dataset, const fm_placement *p) {
+    int64_t boxes[FM_MAX_BOXES * 2 * FM_MAX_DIMS];
+    int n = 0;
+    for (int i = 0; i < p->n_boxes; i++) {
+        for (int d = 0; d < p->ndim; d++) boxes[n++] = p->boxes[i].start[d];
+        for (int d = 0; d < p->ndim; d++) boxes[n++] = p->boxes[i].stop[d];
+    }
+    hsize_t ndim = (hsize_t)p->ndim, dims[] = {(hsize_t)p->n_boxes, 2, ndim};
+    return write_attribute(dataset, "global_shape", 1, &ndim, p->global_shape) &&
+           write_attribute(dataset, "boxes", 3, dims, boxes) && write_dtype(dataset);
+}
+
+static hid_t creation_list(int rank, const hsize_t *dims, int compression) {
+    hsize_t chunk[FM_MAX_DIMS];
+    chunk_shape(rank, dims, chunk);
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    bool good = list >= 0 && H5Pset_chunk(list, rank, chunk) >= 0;
+    if (compression > 0)
+        good = good && H5Pset_shuffle(list) >= 0 &&
+               H5Pset_deflate(list, (unsigned)compression) >= 0;
+    /* No times, so that equal contents give equal files. */
+    good = good && H5Pset_fletcher32(list) >= 0 && H5Pset_obj_track_times(list, false) >= 0;
+    if (good) return list;
+    if (list >= 0) H5Pclose(list);
+    return -1;
+}
+
+static hid_t link_list(void) {
+    hid_t list = H5Pcreate(H5P_LINK_CREATE);
+    if (list >= 0) H5Pset_create_intermediate_group(list, 1);
+    return list;
+}
+
+fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_placement *p,
+                      const float *data, int compression) {
+    hsize_t dims[FM_MAX_DIMS] = {0};
+    int rank = dataset_shape(p, dims);
+    fm_status status = FM_OK;
+    fm_h5_enter();
+    hid_t space = H5Screate_simple(rank, dims, NULL);
+    hid_t create = creation_list(rank, dims, compression), link = link_list(), dataset = -1;
+    if (!fm_io_fails(h->env) && create >= 0)
+        dataset = H5Dcreate2(h->file, name, H5T_IEEE_F32LE, space, link, create, H5P_DEFAULT);
+    if (dataset < 0)
+        status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be created");
+    else if (fm_io_fails(h->env) ||
+             H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
+        status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be written");
+    else if (!write_attributes(dataset, p))
+        status = fm_h5_failed(err, FM_ERR_IO, h, name, "its attributes cannot be written");
+    if (dataset >= 0 && H5Dclose(dataset) < 0 && status == FM_OK)
+        status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be closed");
+    if (create >= 0) H5Pclose(create);
+    if (link >= 0) H5Pclose(link);
+    if (space >= 0) H5Sclose(space);
+    fm_h5_leave();
+    return status;
+}
+
+fm_status fm_h5_write_text(fm_error *err, fm_h5 *h, const char *name, const char *text) {
+    fm_status status = FM_OK;
+    fm_h5_enter();
+    hid_t type = H5Tcopy(H5T_C_S1), space = H5Screate(H5S_SCALAR), dataset = -1;
+    hid_t create = H5Pcreate(H5P_DATASET_CREATE);
+    if (create >= 0) H5Pset_obj_track_times(create, false);
+    if (!fm_io_fails(h->env) && type >= 0 && H5Tset_size(type, strlen(text) + 1) >= 0 &&
+        H5Tset_cset(type, H5T_CSET_UTF8) >= 0)
+        dataset = H5Dcreate2(h->file, name, type, space, H5P_DEFAULT, create, H5P_DEFAULT);
+    if (dataset < 0 || H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) < 0)
+        status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be written");
+    if (dataset >= 0) H5Dclose(dataset);
+    if (create >= 0) H5Pclose(create);
+    if (space >= 0) H5Sclose(space);
+    if (type >= 0) H5Tclose(type);
+    fm_h5_leave();
+    return status;
+}

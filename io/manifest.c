@@ -1,0 +1,109 @@
+#include "io/manifest.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+void fm_manifest_free(fm_manifest *m) {
+    free(m->files);
+    free(m->text);
+    *m = (fm_manifest){0};
+}
+
+static json_t *file_list(const fm_manifest *m) {
+    json_t *files = json_array();
+    for (int64_t i = 0; files && i < m->n_files; i++) {
+        const fm_manifest_file *f = &m->files[i];
+        json_t *one = json_pack("{s:s, s:I, s:s}", "name", f->name, "bytes", (json_int_t)f->bytes,
+                                "xxh3_128", f->hash);
+        if (json_array_append_new(files, one) != 0) json_decref(files), files = NULL;
+    }
+    return files;
+}
+
+fm_status fm_manifest_write(fm_error *err, fm_io_env *env, const char *path, const fm_manifest *m) {
+    const fm_mesh_config *c = &m->layout;
+    json_t *root = json_pack("{s:s, s:i, s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i, s:i}, s:o}",
+                             "format", "fmoe checkpoint", "version", FM_MANIFEST_VERSION, "step",
+                             (json_int_t)m->step, "layout", "world_size", m->world_size, "dp",
+                             m->dp, "tp", c->tp, "pp", c->pp, "ep", c->ep, "etp", c->etp, "zero",
+                             c->zero, "files", file_list(m));
+    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
+    fm_status status = FM_OK;
+    FM_REQUIRE_GOTO(err, text, FM_ERR_OOM, "out of memory: %s", path);
+    status = fm_disk_write(err, env, path, text, false);
+out:
+    free(text);
+    json_decref(root);
+    return status;
+}
+
+/* Names lead nowhere else: no separators, no dot in front. */
+static bool is_plain_name(const char *name) {
+    size_t n = strlen(name);
+    if (n == 0 || n >= sizeof((fm_manifest_file *)0)->name || name[0] == '.') return false;
+    for (size_t i = 0; i < n; i++)
+        if (name[i] == '/' || (unsigned char)name[i] < ' ') return false;
+    return true;
+}
+
+static fm_status parse_files(fm_error *err, const char *path, const json_t *files,
+                             fm_manifest *out) {
+    size_t n = json_array_size(files);
+    out->files = calloc(n + 1, sizeof *out->files);
+    FM_REQUIRE(err, out->files, FM_ERR_OOM, "out of memory: %s", path);
+    for (size_t i = 0; i < n; i++) {
+        fm_manifest_file *f = &out->files[i];
+        const char *name, *hash;
+        json_int_t bytes;
+        json_error_t e;
+        FM_REQUIRE(err,
+                   json_unpack_ex(json_array_get(files, i), &e, 0, "{s:s, s:I, s:s}", "name", &name,
+                                  "bytes", &bytes, "xxh3_128", &hash) == 0,
+                   FM_ERR_CHECKPOINT, "%s: files[%zu]: %s", path, i, e.text);
+        FM_REQUIRE(err, is_plain_name(name), FM_ERR_CHECKPOINT,
+                   "%s: files[%zu]: '%s' is not the name of a file in its folder", path, i, name);
+        FM_REQUIRE(err, bytes >= 0 && strlen(hash) == FM_HASH - 1, FM_ERR_CHECKPOINT,
+                   "%s: files[%zu]: bytes or xxh3_128 is wrong", path, i);
+        snprintf(f->name, sizeof f->name, "%s", name);
+        snprintf(f->hash, sizeof f->hash, "%s", hash);
+        f->bytes = bytes;
+        out->n_files++;
+    }
+    return FM_OK;
+}
+
+fm_status fm_manifest_read(fm_error *err, const char *path, fm_manifest *out) {
+    *out = (fm_manifest){0};
+    json_t *root = NULL, *files;
+    json_error_t e;
+    const char *format;
+    int version;
+    json_int_t step;
+    fm_status status = FM_OK;
+    fm_mesh_config *c = &out->layout;
+    FM_TRY_GOTO(fm_disk_read(err, path, FM_MANIFEST_LIMIT, &out->text));
+    root = json_loads(out->text, JSON_REJECT_DUPLICATES, &e);
+    FM_REQUIRE_GOTO(err, root, FM_ERR_CHECKPOINT, "%s: line %d: %s", path, e.line, e.text);
+    FM_REQUIRE_GOTO(
+        err,
+        json_unpack_ex(root, &e, 0, "{s:s, s:i}", "format", &format, "version", &version) == 0 &&
+            strcmp(format, "fmoe checkpoint") == 0,
+        FM_ERR_CHECKPOINT, "%s: is not the manifest of a checkpoint", path);
+    FM_REQUIRE_GOTO(err, version == FM_MANIFEST_VERSION, FM_ERR_CHECKPOINT,
+                    "%s: is of version %d; this program reads version %d", path, version,
+                    FM_MANIFEST_VERSION);
+    FM_REQUIRE_GOTO(err,
+                    json_unpack_ex(root, &e, 0, "{s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i, s:i}, s:o}",
+                                   "step", &step, "layout", "world_size", &out->world_size, "dp",
+                                   &out->dp, "tp", &c->tp, "pp", &c->pp, "ep", &c->ep, "etp",
+                                   &c->etp, "zero", &c->zero, "files", &files) == 0 &&
+                        json_is_array(files) && step >= 0,
+                    FM_ERR_CHECKPOINT, "%s: %s", path, e.text);
+    out->step = step;
+    status = parse_files(err, path, files, out);
+out:
+    json_decref(root);
+    if (status != FM_OK) fm_manifest_free(out);
+    return status;
+}

@@ -1,0 +1,29 @@
+/* manifest.json: what a checkpoint consists of. Written last; a folder without one is no checkpoint. */
+#ifndef FM_IO_MANIFEST_H
+#define FM_IO_MANIFEST_H
+#include "io/disk.h"
+#include "parallel/mesh.h"
+
+enum { FM_MANIFEST_VERSION = 1, FM_MANIFEST_LIMIT = 64 << 20 };
+
+typedef struct fm_manifest_file {
+    char name[64];
+    int64_t bytes;
+    char hash[FM_HASH];
+} fm_manifest_file;
+
+typedef struct fm_manifest {
+    int64_t step;
+    int world_size, dp;
+    fm_mesh_config layout;
+    int64_t n_files;
+    fm_manifest_file *files; /* malloc'ed */
+    char *text;              /* the JSON itself, malloc'ed */
+} fm_manifest;
+
+fm_status fm_manifest_write(fm_error *err, fm_io_env *env, const char *path, const fm_manifest *m);
+/* FM_ERR_CHECKPOINT: no JSON, wrong types, another version, file names that are no plain names. */
+fm_status fm_manifest_read(fm_error *err, const char *path, fm_manifest *out);
+void fm_manifest_free(fm_manifest *m); /* safe on a zeroed one */
+
+#endif

@@ -1,0 +1,224 @@
+/* Reading a checkpoint into any layout: what a rank wants is a set of boxes, what the files hold is
+ * another, and their intersections are read. */
+#include "io/checkpoint.h"
+#include "io/h5.h"
+#include "io/manifest.h"
+
+#include <stdlib.h>
+
+enum { STATE_LIMIT = 16 << 20 };
+
+typedef struct shard {
+    char name[64];
+    fm_h5 *h5;
+    fm_h5_array *arrays;
+    int64_t n;
+} shard;
+
+struct fm_ckpt_reader {
+    char path[FM_PATH];
+    fm_manifest manifest;
+    shard *shards;
+    int64_t n_shards;
+    char *state_json;
+};
+
+void fm_ckpt_close(fm_ckpt_reader *r) {
+    if (!r) return;
+    fm_error ignored = {0};
+    for (int64_t i = 0; i < r->n_shards; i++) {
+        fm_h5_arrays_free(r->shards[i].arrays, r->shards[i].n);
+        (void)fm_h5_close(&ignored, r->shards[i].h5); /* was only read */
+    }
+    free(r->shards);
+    free(r->state_json);
+    fm_manifest_free(&r->manifest);
+    free(r);
+}
+
+/* Opens one file of the manifest; its size must be the manifest's. */
+static fm_status open_shard(fm_error *err, fm_ckpt_reader *r, const fm_manifest_file *f) {
+    char path[FM_PATH];
+    shard *s = &r->shards[r->n_shards];
+    FM_TRY(fm_disk_join(err, path, r->path, f->name));
+    FM_TRY(fm_disk_check_size(err, path, f->bytes));
+    memcpy(s->name, f->name, sizeof s->name);
+    FM_TRY(fm_h5_open(err, path, &s->h5));
+    r->n_shards++;
+    if (strcmp(f->name, "state.h5") == 0)
+        return fm_h5_read_text(err, s->h5, "state", STATE_LIMIT, &r->state_json);
+    return fm_h5_arrays(err, s->h5, &s->arrays, &s->n);
+}
+
+fm_status fm_ckpt_open(fm_ctx *ctx, const char *path, fm_ckpt_reader **out) {
+    *out = NULL;
+    fm_error *err = &ctx->error;
+    char manifest[FM_PATH];
+    fm_ckpt_reader *r = calloc(1, sizeof *r);
+    FM_CHECK(r, FM_ERR_OOM, "out of memory: a checkpoint's record");
+    fm_status status = FM_OK;
+    FM_CHECK_GOTO(strlen(path) < sizeof r->path, FM_ERR_IO, "%s: the path is too long", path);
+    memcpy(r->path, path, strlen(path) + 1);
+    FM_TRY_GOTO(fm_disk_join(err, manifest, path, "manifest.json"));
+    FM_TRY_GOTO(fm_manifest_read(err, manifest, &r->manifest));
+    r->shards = calloc((size_t)r->manifest.n_files + 1, sizeof *r->shards);
+    FM_CHECK_GOTO(r->shards, FM_ERR_OOM, "out of memory: a checkpoint's record");
+    for (int64_t i = 0; i < r->manifest.n_files; i++)
+        FM_TRY_GOTO(open_shard(err, r, &r->manifest.files[i]));
+    FM_CHECK_GOTO(r->state_json, FM_ERR_CHECKPOINT, "%s: state.h5 is missing", path);
+    *out = r;
+out:
+    if (status == FM_ERR_IO) status = ctx->error.status = FM_ERR_CHECKPOINT;
+    if (status != FM_OK) fm_ckpt_close(r);
+    return status;
+}
+
+int64_t fm_ckpt_step(const fm_ckpt_reader *r) { return r->manifest.step; }
+const char *fm_ckpt_state_json(const fm_ckpt_reader *r) { return r->state_json; }
+const char *fm_ckpt_manifest_json(const fm_ckpt_reader *r) { return r->manifest.text; }
+
+int64_t fm_ckpt_count(const fm_ckpt_reader *r) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < r->n_shards; i++) n += r->shards[i].n;
+    return n;
+}
+
+fm_ckpt_entry fm_ckpt_at(const fm_ckpt_reader *r, int64_t i) {
+    for (int64_t k = 0; k < r->n_shards; i -= r->shards[k++].n) {
+        if (i >= r->shards[k].n) continue;
+        const fm_h5_array *a = &r->shards[k].arrays[i];
+        fm_ckpt_entry e = {a->name, r->shards[k].name, a->ndim, a->global_shape, 0};
+        for (int64_t b = 0; b < a->n_boxes; b++) e.numel += fm_box_numel(a->ndim, &a->boxes[b]);
+        return e;
+    }
+    return (fm_ckpt_entry){0};
+}
+
+bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name) {
+    for (int64_t i = 0; i < r->n_shards; i++)
+        for (int64_t j = 0; j < r->shards[i].n; j++)
+            if (strcmp(r->shards[i].arrays[j].name, name) == 0) return true;
+    return false;
+}
+
+static bool same_shape(const fm_h5_array *a, const fm_placement *p) {
+    if (a->ndim != p->ndim) return false;
+    for (int d = 0; d < a->ndim; d++)
+        if (a->global_shape[d] != p->global_shape[d]) return false;
+    return true;
+}
+
+/* Reads what box `box` of array `a` has for the wanted boxes; counts the elements. */
+static fm_status read_box(fm_ctx *ctx, const shard *s, const fm_h5_array *a, int64_t box,
+                          const fm_placement *want, float *out, int64_t *filled) {
+    int64_t at = 0;
+    for (int i = 0; i < want->n_boxes; i++) {
+        const fm_box *to = &want->boxes[i];
+        fm_box part;
+        if (fm_box_intersect(a->ndim, &a->boxes[box], to, &part)) {
+            int64_t n = fm_box_numel(a->ndim, &part);
+            float *piece = malloc((size_t)n * sizeof *piece);
+            FM_CHECK(piece, FM_ERR_OOM, "out of memory: %lld elements of %s", (long long)n,
+                     a->name);
+            fm_status status = fm_h5_read(&ctx->error, s->h5, a, box, &part, piece);
+            if (status == FM_OK) fm_box_copy(a->ndim, out + at, to, piece, &part, &part);
+            free(piece);
+            FM_TRY(status);
+            *filled += n;
+        }
+        at += fm_box_numel(a->ndim, to);
+    }
+    return FM_OK;
+}
+
+fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want) {
+    const fm_placement *p = want->placement;
+    int64_t numel = fm_placement_numel(p), filled = 0;
+    bool found = false;
+    fm_status status = FM_OK;
+    float *host = malloc((size_t)(numel ? numel : 1) * sizeof *host);
+    FM_CHECK(host, FM_ERR_OOM, "out of memory: %lld elements of %s", (long long)numel, want->name);
+    for (int64_t i = 0; i < r->n_shards; i++) {
+        const shard *s = &r->shards[i];
+        for (int64_t j = 0; j < s->n; j++) {
+            const fm_h5_array *a = &s->arrays[j];
+            if (strcmp(a->name, want->name) != 0) continue;
+            found = true;
+            FM_CHECK_GOTO(same_shape(a, p), FM_ERR_CHECKPOINT,
+                          "%s/%s: dataset %s has another global_shape than the model's parameter",
+                          r->path, s->name, a->name);
+            for (int64_t b = 0; b < a->n_boxes; b++)
+                FM_TRY_GOTO(read_box(ctx, s, a, b, p, host, &filled));
+        }
+    }
+    FM_CHECK_GOTO(found, FM_ERR_CHECKPOINT, "%s: no file has dataset %s", r->path, want->name);
+    FM_CHECK_GOTO(filled == numel, FM_ERR_CHECKPOINT,
+                  "%s: dataset %s: the files hold %lld of the %lld elements wanted", r->path,
+                  want->name, (long long)filled, (long long)numel);
+    if (numel)
+        FM_TRY_GOTO(FM_KERNEL(ctx, copy_in, want->data, host, (size_t)numel * sizeof(float)));
+out:
+    free(host);
+    return status;
+}
+
+/* All boxes that any file holds of the array, in one list. */
+static fm_status check_tiling(fm_ctx *ctx, const fm_ckpt_reader *r, const fm_h5_array *first) {
+    int64_t n = 0, one, other;
+    for (int64_t i = 0; i < r->n_shards; i++)
+        for (int64_t j = 0; j < r->shards[i].n; j++)
+            if (strcmp(r->shards[i].arrays[j].name, first->name) == 0)
+                n += r->shards[i].arrays[j].n_boxes;
+    fm_box *all = calloc((size_t)n + 1, sizeof *all);
+    FM_CHECK(all, FM_ERR_OOM, "out of memory: boxes of %s", first->name);
+    n = 0;
+    for (int64_t i = 0; i < r->n_shards; i++)
+        for (int64_t j = 0; j < r->shards[i].n; j++) {
+            const fm_h5_array *a = &r->shards[i].arrays[j];
+            if (strcmp(a->name, first->name) != 0) continue;
+            memcpy(all + n, a->boxes, (size_t)a->n_boxes * sizeof *all);
+            n += a->n_boxes;
+        }
+    bool good = fm_boxes_tile(first->ndim, first->global_shape, all, n, &one, &other);
+    free(all);
+    FM_CHECK(good, FM_ERR_CHECKPOINT, "%s: dataset %s: %s", r->path, first->name,
+             other >= 0 ? "two of its boxes overlap" : "its boxes leave a gap");
+    return FM_OK;
+}
+
+/* Reads every box of an array through its checksums. */
+static fm_status check_chunks(fm_ctx *ctx, const shard *s, const fm_h5_array *a) {
+    for (int64_t b = 0; b < a->n_boxes; b++) {
+        int64_t n = fm_box_numel(a->ndim, &a->boxes[b]);
+        if (n == 0) continue;
+        float *data = malloc((size_t)n * sizeof *data);
+        FM_CHECK(data, FM_ERR_OOM, "out of memory: %lld elements of %s", (long long)n, a->name);
+        fm_status status = fm_h5_read(&ctx->error, s->h5, a, b, &a->boxes[b], data);
+        free(data);
+        FM_TRY(status);
+    }
+    return FM_OK;
+}
+
+fm_status fm_ckpt_verify(fm_ctx *ctx, const char *path) {
+    fm_ckpt_reader *r;
+    FM_TRY(fm_ckpt_open(ctx, path, &r));
+    fm_status status = FM_OK;
+    for (int64_t i = 0; i < r->manifest.n_files; i++) {
+        const fm_manifest_file *f = &r->manifest.files[i];
+        char file[FM_PATH], hash[FM_HASH];
+        int64_t bytes;
+        FM_TRY_GOTO(fm_disk_join(&ctx->error, file, path, f->name));
+        FM_TRY_GOTO(fm_disk_hash(&ctx->error, NULL, file, false, hash, &bytes));
+        /* The chunks first: they can name the dataset. */
+        for (int64_t j = 0; j < r->shards[i].n; j++) {
+            FM_TRY_GOTO(check_tiling(ctx, r, &r->shards[i].arrays[j]));
+            FM_TRY_GOTO(check_chunks(ctx, &r->shards[i], &r->shards[i].arrays[j]));
+        }
+        FM_CHECK_GOTO(strcmp(hash, f->hash) == 0, FM_ERR_CHECKPOINT,
+                      "%s: its checksum is %s; the manifest has %s", file, hash, f->hash);
+    }
+out:
+    fm_ckpt_close(r);
+    return status;
+}

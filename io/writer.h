@@ -1,0 +1,31 @@
+/* One save: its copy in host memory, and the shard files made of it. Nothing here knows the context
+ * but fm_snapshot_take, so that the rest may run in a thread. */
+#ifndef FM_IO_WRITER_H
+#define FM_IO_WRITER_H
+#include "io/checkpoint.h"
+#include "io/commit.h"
+
+typedef struct fm_snapshot_array {
+    char name[160];
+    fm_ckpt_group group;
+    fm_placement placement;
+    float *data;
+} fm_snapshot_array;
+
+typedef struct fm_snapshot {
+    fm_manifest manifest; /* step, layout; files as they are written */
+    int pp_rank, tp_rank, ep_rank, etp_rank, rank;
+    int n;
+    fm_snapshot_array *arrays;
+    char *state_json;
+    int compression;
+} fm_snapshot;
+
+fm_status fm_snapshot_take(fm_ctx *ctx, const fm_mesh *mesh, const fm_ckpt_content *content,
+                           int compression, fm_snapshot **out);
+void fm_snapshot_free(fm_snapshot *s); /* NULL is legal */
+
+/* Writes this rank's files into the folder `tmp` and lists them in s->manifest. */
+fm_status fm_snapshot_write(fm_error *err, fm_io_env *env, const char *tmp, fm_snapshot *s);
+
+#endif

@@ -1,0 +1,242 @@
+/* Saving and reading back; retention; resharding; what is refused. */
+#include "io/commit.h"
+#include "io/writer.h"
+#include "tests/io/check.h"
+#include "tests/io/content.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *root_of(const char *name) {
+    static char path[512];
+    snprintf(path, sizeof path, "%s/%s", test_folder(), name);
+    return path;
+}
+
+static fm_checkpointer *checkpointer(fm_ctx *ctx, fm_mesh **mesh, const char *root, int keep_last,
+                                     bool asynchronous, int compression) {
+    fm_checkpointer *k = NULL;
+    fm_mesh_config config = fm_mesh_config_default();
+    if (fm_mesh_new(ctx, &config, 0, 1, mesh) != FM_OK) return NULL;
+    fm_ckpt_config c = {root, keep_last, asynchronous, compression};
+    (void)fm_checkpointer_new(ctx, *mesh, &c, &k);
+    return k;
+}
+
+static void round_trip(fm_ctx *ctx, const char *name, bool asynchronous, int compression) {
+    const char *root = root_of(name);
+    fm_mesh *mesh;
+    content c;
+    content_make(&c, 100, 1, 1, "{\"position\": 7}");
+    fm_checkpointer *k = checkpointer(ctx, &mesh, root, 2, asynchronous, compression);
+    CHECK(k, "%s", ctx->error.message);
+    CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+    content_clear(&c); /* the save has its own copy by now */
+    CHECK_OK(fm_checkpointer_wait(ctx, k));
+    CHECK_OK(content_read(ctx, &c, root, 100));
+    CHECK(content_wrong(&c, 1) == 0, "%lld elements", (long long)content_wrong(&c, 1));
+    char path[600];
+    snprintf(path, sizeof path, "%s/step_00000100", root);
+    CHECK_OK(fm_ckpt_verify(ctx, path));
+    fm_ckpt_reader *r;
+    CHECK_OK(fm_ckpt_open(ctx, path, &r));
+    CHECK(fm_ckpt_step(r) == 100, "step %lld", (long long)fm_ckpt_step(r));
+    CHECK(strcmp(fm_ckpt_state_json(r), "{\"position\": 7}") == 0, "%s", fm_ckpt_state_json(r));
+    CHECK(fm_ckpt_count(r) == CONTENT_ARRAYS, "%lld arrays", (long long)fm_ckpt_count(r));
+    CHECK(fm_ckpt_has(r, "adamw.m/embed.token"), "moments");
+    CHECK(!fm_ckpt_has(r, "embed"), "a prefix is no name");
+    fm_ckpt_close(r);
+    fm_checkpointer_free(k);
+    fm_mesh_free(mesh);
+    content_free(&c);
+}
+
+static void sync_round_trip(fm_ctx *ctx) { round_trip(ctx, "sync", false, 0); }
+static void async_round_trip(fm_ctx *ctx) { round_trip(ctx, "async", true, 0); }
+static void gzip_round_trip(fm_ctx *ctx) { round_trip(ctx, "gzip", false, 4); }
+
+static void retention(fm_ctx *ctx) {
+    const char *root = root_of("retention");
+    fm_mesh *mesh;
+    fm_checkpointer *k = checkpointer(ctx, &mesh, root, 2, true, 0);
+    CHECK(k, "%s", ctx->error.message);
+    for (int64_t step = 10; step <= 50; step += 10) {
+        content c;
+        content_make(&c, step, (int)step, 1, "{}");
+        CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+        content_free(&c);
+    }
+    CHECK_OK(fm_checkpointer_wait(ctx, k));
+    int64_t *steps;
+    int n;
+    CHECK_OK(fm_checkpoint_list(ctx, root, &steps, &n));
+    CHECK(n == 2 && steps[0] == 40 && steps[1] == 50, "%d steps, first %lld", n,
+          n ? (long long)steps[0] : -1);
+    free(steps);
+    /* the same step again: replaced, nothing left beside it */
+    content c;
+    content_make(&c, 50, 99, 1, "{}");
+    CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+    CHECK_OK(fm_checkpointer_wait(ctx, k));
+    CHECK_OK(content_read(ctx, &c, root, 50));
+    CHECK(content_wrong(&c, 99) == 0, "the new one is read");
+    char path[600];
+    snprintf(path, sizeof path, "%s/step_00000050.old", root);
+    CHECK(access(path, F_OK) != 0, "%s is left", path);
+    content_free(&c);
+    fm_checkpointer_free(k);
+    fm_mesh_free(mesh);
+}
+
+/* A run died between the two renames of a replacement. */
+static void aside_is_put_back(fm_ctx *ctx) {
+    const char *root = root_of("aside");
+    fm_mesh *mesh;
+    content c;
+    content_make(&c, 5, 3, 1, "{}");
+    fm_checkpointer *k = checkpointer(ctx, &mesh, root, 2, false, 0);
+    CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+    char path[600], old[610];
+    snprintf(path, sizeof path, "%s/step_00000005", root);
+    snprintf(old, sizeof old, "%s.old", path);
+    CHECK(rename(path, old) == 0, "rename");
+    int64_t *steps;
+    int n;
+    CHECK_OK(fm_checkpoint_list(ctx, root, &steps, &n));
+    CHECK(n == 1 && steps[0] == 5, "%d", n);
+    free(steps);
+    CHECK_OK(content_read(ctx, &c, root, 5));
+    content_free(&c);
+    fm_checkpointer_free(k);
+    fm_mesh_free(mesh);
+}
+
+/* Two "ranks" write parts of one array in their own layouts; another layout reads it. */
+static void reshard(fm_ctx *ctx) {
+    const char *root = root_of("reshard");
+    const int64_t shape[] = {12, 6};
+    /* rank 0 and 1: a tensor-parallel slice of qkv, three boxes each */
+    fm_placement parts[2] = {
+        placement_of(2, shape, 3, (int64_t[]){0, 0, 2, 6, 4, 0, 6, 6, 8, 0, 10, 6}),
+        placement_of(2, shape, 3, (int64_t[]){2, 0, 4, 6, 6, 0, 8, 6, 10, 0, 12, 6})};
+    /* moments: flat fragments that begin and end inside rows */
+    fm_placement flat[2] = {placement_of(2, shape, 2, (int64_t[]){0, 0, 5, 6, 5, 0, 6, 3}),
+                            placement_of(2, shape, 2, (int64_t[]){5, 3, 6, 6, 6, 0, 12, 6})};
+    char tmp[FM_PATH];
+    fm_error err = {0};
+    CHECK(fm_commit_begin(&err, NULL, root, 1, tmp) == FM_OK, "%s", err.message);
+    fm_manifest all = {.step = 1, .world_size = 2, .dp = 1, .layout = {2, 1, 1, 1, 1}};
+    all.files = calloc(5, sizeof *all.files);
+    for (int rank = 0; rank < 2; rank++) {
+        fm_mesh mesh = {.rank = rank, .tp_rank = rank, .world_size = 2, .dp = 1};
+        float a[72], b[72];
+        for (int64_t i = 0; i < fm_placement_numel(&parts[rank]); i++)
+            a[i] = content_value(0, fm_placement_global_index(&parts[rank], i), 5);
+        for (int64_t i = 0; i < fm_placement_numel(&flat[rank]); i++)
+            b[i] = content_value(1, fm_placement_global_index(&flat[rank], i), 5);
+        fm_ckpt_array arrays[] = {
+            {.name = "w", .group = FM_CKPT_DENSE, .placement = &parts[rank], .data = a},
+            {.name = "adamw.m/w", .group = FM_CKPT_OPTIM, .placement = &flat[rank], .data = b}};
+        fm_ckpt_content both = {1, 2, arrays, "{}"};
+        fm_snapshot *s;
+        CHECK_OK(fm_snapshot_take(ctx, &mesh, &both, 0, &s));
+        CHECK(fm_snapshot_write(&err, NULL, tmp, s) == FM_OK, "%s", err.message);
+        for (int64_t i = 0; i < s->manifest.n_files; i++)
+            all.files[all.n_files++] = s->manifest.files[i];
+        fm_snapshot_free(s);
+    }
+    CHECK(fm_commit_seal(&err, NULL, root, &all) == FM_OK, "%s", err.message);
+    CHECK(fm_commit_end(&err, NULL, root, &all, 1) == FM_OK, "%s", err.message);
+    fm_manifest_free(&all);
+
+    char path[600];
+    snprintf(path, sizeof path, "%s/step_00000001", root);
+    CHECK_OK(fm_ckpt_verify(ctx, path));
+    fm_ckpt_reader *r;
+    CHECK_OK(fm_ckpt_open(ctx, path, &r));
+    fm_placement wanted[] = {
+        placement_of(2, shape, 1, (int64_t[]){0, 0, 12, 6}),
+        placement_of(2, shape, 1, (int64_t[]){3, 0, 11, 6}),
+        placement_of(2, shape, 2, (int64_t[]){11, 2, 12, 6, 0, 0, 5, 1}),
+        placement_of(2, shape, 3, (int64_t[]){1, 0, 3, 6, 5, 0, 7, 6, 9, 0, 11, 6})};
+    for (int w = 0; w < 4; w++)
+        for (int array = 0; array < 2; array++) {
+            float got[72];
+            int64_t n = fm_placement_numel(&wanted[w]);
+            fm_ckpt_array a = {.placement = &wanted[w], .data = got};
+            snprintf(a.name, sizeof a.name, "%s", array ? "adamw.m/w" : "w");
+            CHECK_OK(fm_ckpt_read(ctx, r, &a));
+            for (int64_t i = 0; i < n; i++) {
+                float want = content_value(array, fm_placement_global_index(&wanted[w], i), 5);
+                CHECK(got[i] == want, "layout %d, %s, element %lld: %g, not %g", w, a.name,
+                      (long long)i, (double)got[i], (double)want);
+            }
+        }
+    float got[72];
+    fm_placement other = placement_of(2, (int64_t[]){6, 12}, 1, (int64_t[]){0, 0, 6, 12});
+    fm_ckpt_array a = {.name = "w", .placement = &other, .data = got};
+    CHECK_FAILS(fm_ckpt_read(ctx, r, &a), FM_ERR_CHECKPOINT, "dataset w", "global_shape");
+    snprintf(a.name, sizeof a.name, "absent");
+    CHECK_FAILS(fm_ckpt_read(ctx, r, &a), FM_ERR_CHECKPOINT, "absent");
+    fm_ckpt_close(r);
+}
+
+/* One of the files is not in the manifest's folder: its elements are missing. */
+static void gap(fm_ctx *ctx) {
+    const char *root = root_of("gap");
+    const int64_t shape[] = {4, 4};
+    fm_placement half = placement_of(2, shape, 1, (int64_t[]){0, 0, 2, 4});
+    fm_placement whole = placement_of(2, shape, 1, (int64_t[]){0, 0, 4, 4});
+    float data[16] = {0};
+    fm_mesh *mesh;
+    fm_checkpointer *k = checkpointer(ctx, &mesh, root, 1, false, 0);
+    fm_ckpt_array a = {.name = "w", .group = FM_CKPT_DENSE, .placement = &half, .data = data};
+    CHECK_OK(fm_checkpointer_save(ctx, k, &(fm_ckpt_content){1, 1, &a, "{}"}));
+    char path[600];
+    snprintf(path, sizeof path, "%s/step_00000001", root);
+    CHECK_FAILS(fm_ckpt_verify(ctx, path), FM_ERR_CHECKPOINT, "dataset w", "gap");
+    fm_ckpt_reader *r;
+    CHECK_OK(fm_ckpt_open(ctx, path, &r));
+    a.placement = &whole;
+    CHECK_FAILS(fm_ckpt_read(ctx, r, &a), FM_ERR_CHECKPOINT, "8 of the 16 elements");
+    fm_ckpt_close(r);
+    fm_checkpointer_free(k);
+    fm_mesh_free(mesh);
+}
+
+static void arguments(fm_ctx *ctx) {
+    fm_mesh *mesh;
+    const char *root = root_of("arguments");
+    CHECK(!checkpointer(ctx, &mesh, root, 0, false, 0), "keep_last 0");
+    CHECK(strstr(ctx->error.message, "keep_last is 0"), "%s", ctx->error.message);
+    fm_error_clear(&ctx->error);
+    fm_mesh_free(mesh);
+    CHECK(!checkpointer(ctx, &mesh, "", 1, false, 0), "no path");
+    fm_error_clear(&ctx->error);
+    fm_mesh_free(mesh);
+    fm_checkpointer *k = checkpointer(ctx, &mesh, root, 1, false, 0);
+    content c;
+    content_make(&c, -1, 0, 1, "{}");
+    CHECK_FAILS(fm_checkpointer_save(ctx, k, &c.checkpoint), FM_ERR_VALUE, "step is -1");
+    c.checkpoint.step = 1;
+    snprintf(c.arrays[1].name, sizeof c.arrays[1].name, "embed.token");
+    CHECK_FAILS(fm_checkpointer_save(ctx, k, &c.checkpoint), FM_ERR_VALUE, "embed.token");
+    content_free(&c);
+    fm_checkpointer_free(k);
+    fm_mesh_free(mesh);
+    int64_t *steps;
+    int n;
+    CHECK_OK(fm_checkpoint_list(ctx, root_of("nowhere"), &steps, &n));
+    CHECK(n == 0, "%d", n);
+    free(steps);
+}
+
+static const test_case cases[] = {{"sync_round_trip", sync_round_trip},
+                                  {"async_round_trip", async_round_trip},
+                                  {"gzip_round_trip", gzip_round_trip},
+                                  {"retention", retention},
+                                  {"aside_is_put_back", aside_is_put_back},
+                                  {"reshard", reshard},
+                                  {"gap", gap},
+                                  {"arguments", arguments}};
+TEST_MAIN(cases)
