@@ -44,7 +44,7 @@ class Metrics:
         self._lines.flush()
         step, kind = values.get("step", 0), values.get("kind", "train")
         for name, value in values.items():
-            if name != "step" and isinstance(value, (int, float)):
+            if name not in ("step", "time") and type(value) in (int, float):
                 self._events.scalar(f"{kind}/{name.removeprefix(kind + '_')}", float(value), step)
         self._events.flush()
 
