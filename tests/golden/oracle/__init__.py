@@ -1,0 +1,1 @@
+"""The reference: small models and the MoE layer, written for reading, in any float dtype."""
