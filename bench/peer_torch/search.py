@@ -1,6 +1,7 @@
 """Finding the fastest setting, one choice after the other, and remembering it."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import platform
@@ -9,11 +10,12 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
 from measure import Report
-from setting import MEMORY, Setting
+from setting import CORES, MEMORY, Setting
 
 FORMS = ("sort", "sort_in_place", "loop", "grouped_mm")  # the keys of moe.EXPERTS
 MODES = ("off", "default", "max-autotune-no-cudagraphs")
-FINALISTS, CONFIRMATIONS = 3, 1  # measured again at the end, in turns
+ATTENTION = ("flash", "math")
+FINALISTS, CONFIRMATIONS = 4, 2  # measured again at the end, in turns
 
 Measure = Callable[[Setting], Report]
 Found = tuple[Setting, Report]
@@ -56,26 +58,25 @@ class Search:
         return sorted(self.done.items(), key=lambda item: -speed(item[1]))
 
     def vary(self, **choices: Iterable[str]) -> None:
-        """The best so far with each of these values in one field."""
-        ((field, values),) = choices.items()
-        self.try_all([dataclasses.replace(self.best[0], **{field: v}) for v in values])
+        """The best so far with every combination of these values of these fields."""
+        for values in itertools.product(*choices.values()):
+            changed = dict(zip(choices, values, strict=True))
+            self.try_all([dataclasses.replace(self.best[0], **changed)])
 
     def run(self, moe: bool, dtype: str, mkl: tuple[str, ...]) -> Found:
         """`mkl`: the forms to try, the first one from the start."""
-        forms = FORMS if moe else (None,)
-        self.try_all([Setting(experts=form, memory="keep", mkl=mkl[0]) for form in forms])
-        self.vary(memory=MEMORY)
-        self.vary(attention=("flash", "math"))
-        if dtype == "bf16":
-            self.vary(bf16=("autocast", "weights"))
+        self.try_all([Setting(experts=form, mkl=mkl[0]) for form in (FORMS if moe else (None,))])
+        bf16 = ("autocast", "weights") if dtype == "bf16" else ("autocast",)
+        self.vary(attention=ATTENTION, bf16=bf16)
         self.vary(mkl=mkl)
+        self.vary(memory=MEMORY)
+        self.vary(cores=CORES)
         if has_compiler():
             if moe:  # the one form that compiles as a whole
                 whole = dataclasses.replace(self.best[0], experts="grouped_mm", compile="default")
                 self.try_all([whole])
-            self.vary(compile=("off", "default"))
-            self.vary(attention=("flash", "math"))
             self.vary(compile=MODES)
+            self.vary(attention=ATTENTION)
         for _ in range(CONFIRMATIONS):
             self.try_all([setting for setting, _ in self.ranked()[:FINALISTS]], again=True)
         return self.best

@@ -6,16 +6,14 @@ import os
 
 import mkl
 
-# Keeps freed memory in the process: large tensors otherwise go back to the kernel at every step
-# and are faulted in again.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-    "MALLOC_ARENA_MAX": "1",
+# "keep": freed memory stays in the process; large tensors otherwise go back to the kernel at every
+# step and are faulted in again.
+MEMORY = {
+    "default": {},
+    "keep": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)},
+    "huge_pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
 }
-HUGE_PAGES = KEEP_MEMORY | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-MEMORY = {"default": {}, "keep": KEEP_MEMORY, "huge_pages": HUGE_PAGES}
+CORES = {"free": {}, "bound": {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +21,7 @@ class Setting:
     compile: str = "off"  # or a mode of torch.compile
     experts: str | None = None  # a form in moe.py
     memory: str = "default"  # environment of the process: a key of MEMORY
+    cores: str = "free"  # environment likewise: a key of CORES
     attention: str = "flash"  # or "math": the form of scaled_dot_product_attention
     bf16: str = "autocast"  # or "weights": bfloat16 weights with float32 masters; fp32 ignores it
     mkl: str = "shipped"  # or "avx512": see mkl.py
@@ -36,7 +35,8 @@ class Setting:
 
     def environment(self, threads: int) -> dict[str, str]:
         """What the process must be started with."""
-        variables = {**os.environ, **MEMORY[self.memory], "OMP_NUM_THREADS": str(threads)}
+        variables = {**os.environ, **MEMORY[self.memory], **CORES[self.cores]}
+        variables["OMP_NUM_THREADS"] = str(threads)
         if self.mkl == "avx512":
             before = variables.get("LD_PRELOAD", "")
             variables["LD_PRELOAD"] = f"{mkl.library()} {before}".strip()
