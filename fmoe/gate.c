@@ -33,6 +33,13 @@ fm_status fm_column(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices, int6
     return status;
 }
 
+fm_status fm_copy_indices(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices) {
+    FM_TRY(fm_tensor_new(ctx, out, FM_I32, indices->ndim, indices->shape));
+    fm_status status = FM_KERNEL(ctx, copy, (*out)->data, indices->data, fm_nbytes(*out));
+    if (status != FM_OK) fm_tensor_free(*out), *out = NULL;
+    return status;
+}
+
 fm_status fm_first_choice_balance(fm_ctx *ctx, fm_tensor **loss, fm_tensor *probs,
                                   fm_tensor *indices, int64_t B, bool per_sequence) {
     *loss = NULL;

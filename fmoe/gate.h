@@ -49,6 +49,9 @@ fm_status fm_first_choice_balance(fm_ctx *ctx, fm_tensor **loss, fm_tensor *prob
                                   fm_tensor *indices, int64_t B, bool per_sequence);
 /* Column j of int32 [T, k], as [T, 1]. */
 fm_status fm_column(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices, int64_t j);
+/* A copy to drop choices in: the tape keeps the original (a dropped choice was still chosen, and the
+ * softmax over the chosen has a gradient for it). */
+fm_status fm_copy_indices(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices);
 /* y[t, j] = x[t, j] / Σ_i x[t, i] over the choices i that were not dropped, 0 for the dropped. */
 fm_status fm_renormalize(fm_ctx *ctx, fm_tensor **y, fm_tensor *scores, fm_tensor *indices);
 

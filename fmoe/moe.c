@@ -134,11 +134,15 @@ out:
 static fm_status settle(fm_ctx *ctx, const fm_moe *m, fm_gate_out *out, int64_t B) {
     const fm_moe_config *c = &m->config;
     double factor = m->training ? c->capacity_factor : c->eval_capacity_factor;
-    if (factor > 0 && !m->generating)
-        FM_TRY(fm_capacity_drop(ctx, out->indices, out->scores, c->num_experts, B, factor,
+    fm_tensor *next;
+    if (factor > 0 && !m->generating) {
+        FM_TRY(fm_copy_indices(ctx, &next, out->indices));
+        fm_tensor_free(out->indices);
+        out->indices = next;
+        FM_TRY(fm_capacity_drop(ctx, next, out->scores, c->num_experts, B, factor,
                                 c->capacity_scope == FM_SCOPE_SEQUENCE,
                                 c->drop_policy == FM_DROP_SCORE));
-    fm_tensor *next;
+    }
     if (c->renormalize) {
         FM_TRY(fm_renormalize(ctx, &next, out->scores, out->indices));
         fm_tensor_free(out->scores);
