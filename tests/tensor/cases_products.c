@@ -59,7 +59,7 @@ static void reference_linear(const op_run *r, double *const *in, double **out) {
 static const int64_t linear_sizes[][OP_MAX_PARAMS] = {
     {1, 1, 1, 0, FM_ACT_NONE},      {5, 7, 3, 0, FM_ACT_NONE},     {5, 7, 3, 1, FM_ACT_NONE},
     {6, 16, 32, 1, FM_ACT_GELU},    {5, 7, 3, 1, FM_ACT_RELU},     {5, 7, 3, 0, FM_ACT_SILU},
-    {5, 7, 3, 1, FM_ACT_RELU2},     {5, 7, 3, 1, FM_ACT_GELU_ERF}, {64, 128, 64, 1, FM_ACT_GELU},
+    {24, 7, 3, 1, FM_ACT_RELU2},    {5, 7, 3, 1, FM_ACT_GELU_ERF}, {64, 128, 64, 1, FM_ACT_GELU},
     {1, 65, 33, 1, FM_ACT_NONE},    {0, 7, 3, 1, FM_ACT_NONE},     {67, 33, 17, 0, FM_ACT_NONE},
     {300, 40, 150, 1, FM_ACT_GELU}, {9, 20, 1100, 0, FM_ACT_NONE}, {3, 1100, 9, 0, FM_ACT_NONE}};
 static const op_test linear = {.name = "linear",

@@ -139,7 +139,7 @@ static bool compare(bench *b, const char *phase, const char *what, int index, co
     for (int64_t i = 0; i < n; i++) {
         double w = factor * want[i];
         if (want[i] == OP_UNDEFINED || (gradient && isnan(w))) continue;
-        double allowed = tolerance * (fabs(w) + rms) + (gradient ? 1e-7 : 0);
+        double allowed = tolerance * (fabs(w) + rms) + (gradient ? gradient_floor : 0);
         bool ok = isnan(w) ? isnan(got[i]) : fabs(got[i] - w) <= allowed;
         if (ok) continue;
         test_fail(b->t, "%s: %s %d, element %lld is %.9g; the reference has %.9g (allowed %.2g)",

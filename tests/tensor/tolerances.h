@@ -14,4 +14,8 @@ static const double tolerances[OP_CLASSES][2] = {
     [OP_PRODUCTS] = {2e-5, 2e-2} /* products of matrices */
 };
 
+/* Gradients may besides be off by this: roundings of fp32 numbers of size 1 that cancel (p (1 - p)
+ * of a saturated softmax), and the error of the differences. */
+static const double gradient_floor = 1e-6;
+
 #endif
