@@ -312,6 +312,13 @@ static PyObject *get_micro_batches(PyObject *o, void *unused) {
     return PyLong_FromLongLong(((fm_py_optim *)o)->optim->config.micro_batches);
 }
 
+static PyObject *get_schedule(PyObject *o, void *unused) {
+    (void)unused;
+    fm_py_schedule *s = PyObject_New(fm_py_schedule, &fm_schedule_type);
+    if (s) s->schedule = ((fm_py_optim *)o)->optim->config.schedule;
+    return (PyObject *)s;
+}
+
 static PyMethodDef methods[] = {
     {"step", step, METH_NOARGS,
      "step($self)\n--\n\nClips, updates, zeroes the gradients: StepInfo(loss, grad_norm, lr, "
@@ -325,6 +332,7 @@ static PyGetSetDef getset[] = {
     {"steps", get_steps, set_steps, "Completed steps; skipped ones do not count.", NULL},
     {"kind", get_kind, NULL, "'adamw' or 'sgd'.", NULL},
     {"lr", get_lr, set_lr, "Base learning rate.", NULL},
+    {"schedule", get_schedule, NULL, "Schedule of the learning rate.", NULL},
     {"micro_batches", get_micro_batches, NULL, "Calls of backward() that make one step.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

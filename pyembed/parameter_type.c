@@ -163,7 +163,7 @@ static PyObject *copy_(PyObject *o, PyObject *array) {
     return PyErr_Occurred() ? NULL : Py_NewRef(o);
 }
 
-static PyObject *tuple_of(int n, const int64_t *x) {
+PyObject *fm_py_int_tuple(int n, const int64_t *x) {
     PyObject *t = PyTuple_New(n);
     for (int i = 0; t && i < n; i++) {
         PyObject *v = PyLong_FromLongLong(x[i]);
@@ -178,7 +178,7 @@ static PyObject *tuple_of(int n, const int64_t *x) {
 static PyObject *get_global_shape(PyObject *o, void *unused) {
     (void)unused;
     const fm_placement *p = &((fm_py_parameter *)o)->param->spec.placement;
-    return tuple_of(p->ndim, p->global_shape);
+    return fm_py_int_tuple(p->ndim, p->global_shape);
 }
 
 static PyObject *get_placement(PyObject *o, void *unused) {
@@ -186,8 +186,8 @@ static PyObject *get_placement(PyObject *o, void *unused) {
     const fm_placement *p = &((fm_py_parameter *)o)->param->spec.placement;
     PyObject *boxes = PyList_New(0);
     for (int i = 0; boxes && i < p->n_boxes; i++) {
-        PyObject *box = Py_BuildValue("(NN)", tuple_of(p->ndim, p->boxes[i].start),
-                                      tuple_of(p->ndim, p->boxes[i].stop));
+        PyObject *box = Py_BuildValue("(NN)", fm_py_int_tuple(p->ndim, p->boxes[i].start),
+                                      fm_py_int_tuple(p->ndim, p->boxes[i].stop));
         if (!box || PyList_Append(boxes, box) < 0) Py_CLEAR(boxes);
         Py_XDECREF(box);
     }

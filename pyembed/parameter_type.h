@@ -25,6 +25,9 @@ PyObject *fm_py_named_parameters(fm_param_set *set, PyObject *owner, size_t skip
  * errors ("AdamW: model"). */
 PyObject *fm_py_parameters_of(PyObject *model, const char *what);
 
+/* (1, 2, 3) */
+PyObject *fm_py_int_tuple(int n, const int64_t *x);
+
 /* Names for what is made in Python and has none yet: "parameter.0", "parameter.1", ... in the order
  * of creation since manual_seed; initial values are drawn by them. */
 void fm_py_next_name(char *buf, size_t n, const char *kind);

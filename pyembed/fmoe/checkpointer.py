@@ -161,7 +161,16 @@ def _check_types(call: str, optimizer: object, loader: object) -> None:
 def _optimizer_state(optimizer: Optimizer | None) -> dict[str, Any] | None:
     if optimizer is None:
         return None
-    return {"kind": optimizer.kind, "step": optimizer.steps, "lr": optimizer.lr}
+    schedule = optimizer.schedule
+    return {
+        "kind": optimizer.kind,
+        "step": optimizer.steps,
+        "lr": optimizer.lr,
+        "schedule": {
+            name: getattr(schedule, name)
+            for name in ("kind", "warmup", "total", "decay", "final", "offset")
+        },
+    }
 
 
 def _loader_state(loader: DataLoader | None) -> dict[str, Any] | None:
@@ -205,12 +214,14 @@ def _other_data(saved: dict[str, Any] | None, loader: DataLoader | None, path: s
 
 def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a checkpoint says about itself, without reading its arrays: a dict with `step`,
-    `manifest` (layout, files, parameters) and `state` (optimizer, loader, seed, extra)."""
+    `manifest` (layout, files), `state` (optimizer, loader, seed, extra) and `arrays` (a list of
+    dicts: name, file, global_shape, numel)."""
     reader = _fmoe.CheckpointReader(path)
     return {
         "step": reader.step,
         "manifest": json.loads(reader.manifest),
         "state": json.loads(reader.state),
+        "arrays": reader.arrays,
     }
 
 

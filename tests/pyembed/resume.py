@@ -108,8 +108,10 @@ def corrupt_and_older() -> None:
         shutil.rmtree(ckpt.path(3))
         tool = run(["-m", "fmoe.tools.verify", ckpt.root])
         assert tool.returncode == 0 and "BAD" not in tool.stdout, tool.stdout + tool.stderr
-        shown = run(["-m", "fmoe.tools.inspect", ckpt.root])
-        assert shown.returncode == 0 and "step" in shown.stdout, shown.stderr
+        shown = run(["-m", "fmoe.tools.inspect", "--arrays", ckpt.root])
+        assert shown.returncode == 0, shown.stderr
+        for words in ("step         2", "layers.1.moe.experts.up.weight", "4 x 24 x 16"):
+            assert words in shown.stdout, f"{words} is not in {shown.stdout}"
 
 
 def damage(path: str) -> None:

@@ -12,7 +12,7 @@ import fmoe
 from fmoe.console import size
 
 
-def describe(path: str) -> None:
+def describe(path: str, every_array: bool) -> None:
     info = fmoe.checkpoint_info(path)
     state = info["state"]
     total = sum(
@@ -25,6 +25,12 @@ def describe(path: str) -> None:
     rows += [(key, state[key]) for key in ("seed", "optimizer", "loader", "extra") if key in state]
     for key, value in rows:
         print(f"{key:<12} {value}")
+    weights = [a for a in info["arrays"] if "/" not in a["name"]]  # not the moments
+    print(f"{'parameters':<12} {sum(a['numel'] for a in weights)} in {len(weights)} arrays")
+    if every_array:
+        for array in info["arrays"]:
+            shape = " x ".join(str(n) for n in array["global_shape"])
+            print(f"  {array['name']:<48} {shape:<20} {array['file']}")
     print(f"{'files':<12} {len(os.listdir(path))}")
     for name in sorted(os.listdir(path)):
         print(f"  {size(os.path.getsize(os.path.join(path, name))):>12}  {name}")
@@ -46,14 +52,16 @@ def folders(path: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="train -m fmoe.tools.inspect", description=__doc__)
     parser.add_argument("path", help="a step_N folder, or the folder of a run")
-    found = folders(parser.parse_args().path)
+    parser.add_argument("--arrays", action="store_true", help="also each array's name and shape")
+    arguments = parser.parse_args()
+    found = folders(arguments.path)
     if not found:
         print("inspect: there is no complete checkpoint", file=sys.stderr)
         return 1
     for i, path in enumerate(found):
         if i:
             print()
-        describe(path)
+        describe(path, arguments.arrays)
     return 0
 
 

@@ -1,0 +1,206 @@
+/* fmoe.CheckpointReader, and the functions that look at checkpoints without loading them. */
+#include "pyembed/checkpoint_content.h"
+#include "pyembed/options.h"
+#include "pyembed/parameter_type.h"
+
+#include <stdlib.h>
+
+typedef struct py_reader {
+    PyObject_HEAD fm_ckpt_reader *reader;
+} py_reader;
+
+typedef struct path_args {
+    PyObject *path; /* bytes */
+} path_args;
+static const fm_option path_rows[] = {
+    {"path", offsetof(path_args, path), FM_OPT_PATH, 0, 0, 0, NULL, NULL, "folder", NULL},
+    {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
+};
+static const fm_options reader_options = {"CheckpointReader", path_rows, 1,
+                                          "An opened checkpoint: a step_N folder."};
+
+static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    path_args a;
+    if (!fm_options_parse(&reader_options, args, kwargs, &a)) return NULL;
+    fm_ckpt_reader *reader = NULL;
+    py_reader *self = NULL;
+    fm_call c;
+    if (fm_call_begin(&c) &&
+        fm_call_end(&c, fm_ckpt_open(c.ctx, PyBytes_AS_STRING(a.path), &reader)))
+        self = (py_reader *)type->tp_alloc(type, 0);
+    fm_options_release(&reader_options, &a);
+    if (self) {
+        self->reader = reader;
+        fm_the_host.live++;
+    } else {
+        fm_ckpt_close(reader);
+    }
+    return (PyObject *)self;
+}
+
+static void reader_dealloc(PyObject *o) {
+    fm_ckpt_close(((py_reader *)o)->reader);
+    fm_the_host.live--;
+    Py_TYPE(o)->tp_free(o);
+}
+
+/* The masters were read; a bfloat16 model's weights follow them. */
+static fm_status refresh(fm_ctx *ctx, fm_param_set *set, fm_param *p) {
+    if (p->spec.dtype == FM_F32) return FM_OK;
+    float *host = malloc((size_t)p->numel * sizeof *host + 1);
+    FM_CHECK(host, FM_ERR_OOM, "out of memory: parameter %s", p->spec.name);
+    fm_status s = fm_param_get_values(set, p, host, p->numel);
+    if (s == FM_OK) s = fm_param_set_values(set, p, host, p->numel);
+    free(host);
+    return s;
+}
+
+typedef struct read_args {
+    PyObject *model, *optimizer;
+} read_args;
+static const fm_option read_rows[] = {
+    {"model", offsetof(read_args, model), FM_OPT_OBJECT, 0, 0, 0, NULL, NULL,
+     "whose parameters are overwritten", "GPT | Module | MoELayer"},
+    {"optimizer", offsetof(read_args, optimizer), FM_OPT_OBJECT, 0, 0, 0, NULL, "None",
+     "whose moments are overwritten", "Optimizer | None"},
+    {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
+};
+static const fm_options read_options = {"read", read_rows, 2, ""};
+
+static PyObject *reader_read(PyObject *o, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *names) {
+    read_args a;
+    fm_optim *optim;
+    fm_py_content k = {0};
+    if (!fm_options_parse_fast(&read_options, args, nargs, names, &a) ||
+        !fm_py_optim_of(a.optimizer, "read", &optim))
+        return NULL;
+    PyObject *parameters = fm_py_parameters_of(a.model, "read: model");
+    fm_call c;
+    if (parameters && fm_py_content_collect(parameters, optim, &k) && fm_call_begin(&c)) {
+        fm_status s = FM_OK;
+        for (int i = 0; s == FM_OK && i < k.n; i++)
+            s = fm_ckpt_read(c.ctx, ((py_reader *)o)->reader, &k.arrays[i]);
+        for (Py_ssize_t i = 0; s == FM_OK && i < PyList_GET_SIZE(parameters); i++) {
+            fm_py_parameter *p = (fm_py_parameter *)PyTuple_GET_ITEM(PyList_GET_ITEM(parameters, i),
+                                                                     1);
+            s = refresh(c.ctx, p->set, p->param);
+        }
+        fm_call_end(&c, s);
+    }
+    free(k.arrays);
+    Py_XDECREF(parameters);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *reader_has(PyObject *o, PyObject *name) {
+    const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+    if (!text) return PyErr_Format(PyExc_TypeError, "has: name=%R: a str is wanted", name);
+    return PyBool_FromLong(fm_ckpt_has(((py_reader *)o)->reader, text));
+}
+
+static PyObject *reader_step(PyObject *o, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(fm_ckpt_step(((py_reader *)o)->reader));
+}
+static PyObject *reader_state(PyObject *o, void *unused) {
+    (void)unused;
+    return PyUnicode_FromString(fm_ckpt_state_json(((py_reader *)o)->reader));
+}
+static PyObject *reader_manifest(PyObject *o, void *unused) {
+    (void)unused;
+    return PyUnicode_FromString(fm_ckpt_manifest_json(((py_reader *)o)->reader));
+}
+
+/* [{name, file, global_shape, numel}]: an array that several ranks wrote appears for each file. */
+static PyObject *reader_arrays(PyObject *o, void *unused) {
+    (void)unused;
+    const fm_ckpt_reader *r = ((py_reader *)o)->reader;
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; list && i < fm_ckpt_count(r); i++) {
+        fm_ckpt_entry e = fm_ckpt_at(r, i);
+        PyObject *row = Py_BuildValue("{s:s,s:s,s:N,s:L}", "name", e.name, "file", e.file,
+                                      "global_shape", fm_py_int_tuple(e.ndim, e.global_shape),
+                                      "numel", (long long)e.numel);
+        if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
+static PyMethodDef reader_methods[] = {
+    {"read", (PyCFunction)(void (*)(void))reader_read, METH_FASTCALL | METH_KEYWORDS,
+     "read($self, model, optimizer=None)\n--\n\nOverwrites parameters and moments."},
+    {"has", reader_has, METH_O, "has($self, name, /)\n--\n\nWhether it has an array of the name."},
+    {NULL, NULL, 0, NULL},
+};
+static PyGetSetDef reader_getset[] = {
+    {"step", reader_step, NULL, "Its step.", NULL},
+    {"state", reader_state, NULL, "Its state: one JSON object, as text.", NULL},
+    {"arrays", reader_arrays, NULL,
+     "A list of dicts, one for each array of each file: name, file, global_shape, numel (in it).",
+     NULL},
+    {"manifest", reader_manifest, NULL, "Its manifest: one JSON object, as text.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyTypeObject reader_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.CheckpointReader",
+    .tp_basicsize = sizeof(py_reader),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = reader_new,
+    .tp_dealloc = reader_dealloc,
+    .tp_methods = reader_methods,
+    .tp_getset = reader_getset,
+};
+
+/* ---- functions */
+
+static const fm_options list_options = {
+    "checkpoint_list", path_rows, 1, "Steps of the complete checkpoints under a folder, rising."};
+static PyObject *checkpoint_list(PyObject *module, PyObject *const *args, Py_ssize_t n,
+                                 PyObject *names) {
+    (void)module;
+    path_args a;
+    if (!fm_options_parse_fast(&list_options, args, n, names, &a)) return NULL;
+    int64_t *steps = NULL;
+    int count = 0;
+    PyObject *list = NULL;
+    fm_call c;
+    if (fm_call_begin(&c) &&
+        fm_call_end(&c, fm_checkpoint_list(c.ctx, PyBytes_AS_STRING(a.path), &steps, &count)))
+        list = PyList_New(0);
+    for (int i = 0; list && i < count; i++) {
+        PyObject *step = PyLong_FromLongLong(steps[i]);
+        if (!step || PyList_Append(list, step) < 0) Py_CLEAR(list);
+        Py_XDECREF(step);
+    }
+    free(steps);
+    fm_options_release(&list_options, &a);
+    return list;
+}
+
+static const fm_options verify_options = {
+    "checkpoint_verify", path_rows, 1,
+    "Reads every file of a checkpoint (a step_N folder) and compares its checksums; "
+    "CheckpointError names the first bad file and dataset."};
+static PyObject *checkpoint_verify(PyObject *module, PyObject *const *args, Py_ssize_t n,
+                                   PyObject *names) {
+    (void)module;
+    path_args a;
+    if (!fm_options_parse_fast(&verify_options, args, n, names, &a)) return NULL;
+    fm_call c;
+    bool ok = fm_call_begin(&c) &&
+              fm_call_end(&c, fm_ckpt_verify(c.ctx, PyBytes_AS_STRING(a.path)));
+    fm_options_release(&verify_options, &a);
+    return ok ? Py_NewRef(Py_None) : NULL;
+}
+
+static const fm_function functions[] = {
+    {&list_options, checkpoint_list}, {&verify_options, checkpoint_verify}, {NULL, NULL}};
+
+int fm_add_checkpoint_reader(PyObject *module) {
+    reader_type.tp_doc = fm_options_doc(&reader_options);
+    if (!reader_type.tp_doc) return -1;
+    if (fm_add_type(module, &reader_type) < 0) return -1;
+    return fm_add_functions(module, functions);
+}
