@@ -2,6 +2,7 @@
 #ifndef FM_TENSOR_CPU_PRODUCT_H
 #define FM_TENSOR_CPU_PRODUCT_H
 #include "tensor/cpu/device.h"
+#include "tensor/cpu/matmul.h"
 #include "tensor/cpu/parallel.h"
 #include "tensor/cpu/sgemm.h"
 #include "tensor/cpu/value.h"
@@ -15,8 +16,9 @@ enum {
     FM_TILE_ROWS = FM_TILE(256, 3),
     FM_TILE_COLS = FM_TILE(1024, 5),
     FM_TILE_WEIGHT_ROWS = FM_TILE(128, 3), /* of dw, whose sums run over all rows of x */
-    FM_FEW_ROWS = 32,                      /* a task of fewer (generation) takes ... */
-    FM_FEW_ROWS_COLS = FM_TILE(256, 5),    /* ... narrower tiles, to occupy all threads */
+    FM_TILE_COLS_BF16 = FM_TILE(512, 5), /* where bf16 is multiplied as such: its fp32 tile in L2 */
+    FM_FEW_ROWS = 32,                    /* a task of fewer (generation) takes ... */
+    FM_FEW_ROWS_COLS = FM_TILE(256, 5),  /* ... narrower tiles, to occupy all threads */
 };
 
 /* A tile [row, row + rows) × [col, col + cols) of group (expert, batch) `group`. */
@@ -26,10 +28,10 @@ typedef struct fm_task {
 
 FM_INLINE int64_t fm_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* Cuts E groups of rows [lo(e), hi(e)) and `cols` columns into tasks, in the product's scratch.
- * offsets NULL: one group of T rows. `first_row`: row counts from the group's own start. */
+/* Cuts E groups of rows [lo(e), hi(e)) and `cols` columns into tasks of at most `tile_cols`
+ * columns, in the kernel's scratch. offsets NULL: one group of T rows. */
 FM_INLINE fm_status fm_cut_rows(fm_device *dev, int64_t T, int64_t E, const int32_t *offsets,
-                                int64_t cols, fm_task **tasks, int64_t *n) {
+                                int64_t cols, int64_t tile_cols, fm_task **tasks, int64_t *n) {
     int64_t most = 0;
     for (int64_t e = 0; e < E; e++) {
         int64_t rows = offsets ? offsets[e + 1] - offsets[e] : T;
@@ -41,7 +43,7 @@ FM_INLINE fm_status fm_cut_rows(fm_device *dev, int64_t T, int64_t E, const int3
     *n = 0;
     for (int64_t e = 0; e < E; e++) {
         int64_t start = offsets ? offsets[e] : 0, stop = offsets ? offsets[e + 1] : T;
-        int64_t width = stop - start <= FM_FEW_ROWS ? FM_FEW_ROWS_COLS : FM_TILE_COLS;
+        int64_t width = stop - start <= FM_FEW_ROWS ? FM_FEW_ROWS_COLS : tile_cols;
         for (int64_t r = start; r < stop; r += FM_TILE_ROWS)
             for (int64_t c = 0; c < cols; c += width)
                 (*tasks)[(*n)++] = (fm_task){e, r, fm_min_i64(FM_TILE_ROWS, stop - r), c,
@@ -49,6 +51,22 @@ FM_INLINE fm_status fm_cut_rows(fm_device *dev, int64_t T, int64_t E, const int3
     }
     return FM_OK;
 }
+
+/* A task's rows rounded up to FM_MATMUL_ROWS, for which there are kernels: [row, row + rows) of
+ * the T rows that exist, and the task's own begin `skip` later. What the others give is dropped. */
+typedef struct fm_rounded {
+    int64_t row, rows, skip;
+} fm_rounded;
+
+FM_INLINE fm_rounded fm_round_rows(const fm_task *t, int64_t T) {
+    int64_t rows = fm_ceil_div(t->rows, FM_MATMUL_ROWS) * FM_MATMUL_ROWS;
+    if (t->row + rows <= T) return (fm_rounded){t->row, rows, 0};
+    if (rows <= T) return (fm_rounded){T - rows, rows, t->row - (T - rows)};
+    return (fm_rounded){t->row, t->rows, 0};
+}
+enum {
+    FM_ROUNDED_TILE_ROWS = (FM_TILE_ROWS + FM_MATMUL_ROWS - 1) / FM_MATMUL_ROWS * FM_MATMUL_ROWS
+};
 
 FM_INLINE void fm_widen(float *y, const void *x, int64_t n) {
 #pragma omp simd
