@@ -2,10 +2,10 @@
 #include "pyembed/info.h"
 #include "pyembed/host.h"
 
+#include "io/h5.h"
+#include "tensor/cpu/sgemm.h"
+
 #include <Python.h>
-#include <cblas.h>
-#include <dnnl.h>
-#include <hdf5.h>
 #include <host_python.h>
 #include <limits.h>
 #include <stdio.h>
@@ -34,15 +34,9 @@ int fm_print_info(void) {
     snprintf(text, sizeof text, "%d of %d cores%s", h->threads, fm_host_cores(),
              getenv("OMP_NUM_THREADS") ? " (OMP_NUM_THREADS)" : "");
     line("threads", text);
-    line("BLAS", openblas_get_config());
-    const dnnl_version_t *d = dnnl_version();
-    snprintf(text, sizeof text, "%d.%d.%d", d->major, d->minor, d->patch);
-    line("oneDNN", text);
-    unsigned major, minor, release;
-    if (H5get_libversion(&major, &minor, &release) >= 0) {
-        snprintf(text, sizeof text, "%u.%u.%u (linked into train)", major, minor, release);
-        line("HDF5", text);
-    }
+    line("products", fm_sgemm_library());
+    snprintf(text, sizeof text, "%s (linked into train)", fm_h5_version());
+    line("HDF5", text);
     line("MPI, NCCL", "not used: this version trains on one rank");
     snprintf(text, sizeof text, "%s (%s, %s libpython)", PY_VERSION, FM_PYTHON_EXECUTABLE,
              FM_PYTHON_LINK);
