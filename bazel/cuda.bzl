@@ -106,7 +106,11 @@ def _cuda_library_impl(ctx):
         disallow_dynamic_library = True,
     )
     own = CcInfo(
-        compilation_context = cc_common.create_compilation_context(headers = depset(ctx.files.hdrs)),
+        compilation_context = cc_common.create_compilation_context(
+            headers = depset(ctx.files.hdrs),
+            # For C that says which GPUs it was built for.
+            defines = depset(["FM_CUDA_ARCHS=" + archs]),
+        ),
         linking_context = linking,
     )
     return [
