@@ -14,6 +14,29 @@
 /* Rows of a tile of queries, and of keys: a tile of scores and the operands of its products are
  * some 16 KiB each at a head width of 64. Keys are a multiple of every vector's lanes. */
 enum { FM_TILE_Q = FM_TILE(64, 3), FM_TILE_K = FM_TILE(64, 16) };
+/* Row length of what has a column per query: whole vectors. */
+enum { FM_TILE_Q_LANES = (FM_TILE_Q + FM_VEC - 1) / FM_VEC * FM_VEC };
+
+/* Scores are kept in units of ln 2, so that the softmax needs 2^x, not e^x. */
+#define FM_LOG2_E 1.44269504088896341f
+#define FM_LN_2 0.69314718055994531f
+
+/* 2^x for x up to 127, as a score less its row's maximum or logsumexp is: relative error below
+ * 1.7e-7; 0 below 2^-126. NaN in, NaN out. Half the work of fm_vexp, which softmax tiles notice. */
+FM_INLINE float fm_exp2(float x) {
+    /* Adding it leaves in the low bits the rounded integer, plus the exponent's bias. */
+    const float magic = 12582912.0f + 127.0f;
+    float t = x + magic;
+    float r = x - (t - magic);
+    float p = 0x1.5bba0ep-10f;
+    p = p * r + 0x1.3cea88p-7f;
+    p = p * r + 0x1.c6b752p-5f;
+    p = p * r + 0x1.ebf9bcp-3f;
+    p = p * r + 0x1.62e42ap-1f;
+    p = p * r + 1.0f;
+    float y = p * fm_float_of_bits(fm_bits_of_float(t) << 23);
+    return x < -126.0f ? 0.0f : y;
+}
 
 FM_INLINE int64_t fm_round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 

@@ -11,7 +11,7 @@
 typedef struct workspace {
     float *k, *kt, *vt;  /* [keys, width], [tiles][dh][FM_TILE_K] twice */
     float *dk, *dv;      /* [keys, width] */
-    float *q, *d_o, *dq; /* a tile, [FM_TILE_Q, width] */
+    float *q, *d_o, *dq; /* a tile, [FM_TILE_Q, width]; q times scale / ln 2 */
     float *p, *ds;       /* a tile, [FM_TILE_Q, FM_TILE_K] */
 } workspace;
 
@@ -35,15 +35,15 @@ static workspace carve(float *at, const fm_attention_args *a, int64_t width) {
     return w;
 }
 
-/* Scores and dP of one row become P and dS; keys beyond `seen` get 0. */
+/* Scores and dP of one row become P and dS, for whole vectors of keys up to the last one seen:
+ * the products do not read what is masked. lse is in units of ln 2. */
 FM_INLINE void softmax_grad(float *p, float *ds, int64_t seen, float lse, float delta) {
     float base = lse == -INFINITY ? 0.0f : lse;
 #pragma omp simd
-    for (int64_t j = 0; j < seen; j++) {
-        p[j] = fm_vexp(p[j] - base);
+    for (int64_t j = 0; j < fm_round_up(seen, FM_VEC); j++) {
+        p[j] = fm_exp2(p[j] - base);
         ds[j] = p[j] * (ds[j] - delta);
     }
-    for (int64_t j = seen < 0 ? 0 : seen; j < FM_TILE_K; j++) p[j] = ds[j] = 0.0f;
 }
 
 /* Queries [i0, i0 + rows) of head h: writes dq, adds to dk and dv. */
@@ -54,7 +54,8 @@ FM_INLINE void query_tile(fm_dtype dt, const fm_attention_grad_args *g, const wo
     int64_t o_at = ((b * a->Sq + i0) * a->H + h) * a->dh, o_row = a->H * a->dh;
     float delta[FM_TILE_Q];
     const float *lse = a->lse + (b * a->H + h) * a->Sq + i0;
-    fm_pack_rows(dt, w->q, fm_at(dt, a->q, q_at), a->q_row, rows, rows, a->dh, width, a->scale);
+    fm_pack_rows(dt, w->q, fm_at(dt, a->q, q_at), a->q_row, rows, rows, a->dh, width,
+                 a->scale * FM_LOG2_E);
     fm_pack_rows(dt, w->d_o, fm_at(dt, g->d_o, o_at), o_row, rows, rows, a->dh, width, 1.0f);
     for (int64_t r = 0; r < rows; r++) {
         const void *o = fm_at(dt, a->o, o_at + r * o_row);
@@ -74,7 +75,8 @@ FM_INLINE void query_tile(fm_dtype dt, const fm_attention_grad_args *g, const wo
                         w->ds, FM_TILE_K, false);
         for (int64_t r = 0; r < rows; r++)
             softmax_grad(w->p + r * FM_TILE_K, w->ds + r * FM_TILE_K,
-                         fm_min_i64(fm_visible(a, i0 + r) - j0, FM_TILE_K), lse[r], delta[r]);
+                         fm_clamp_i64(fm_visible(a, i0 + r) - j0, 0, keys), lse[r] * FM_LOG2_E,
+                         delta[r]);
         int64_t d = fm_tile_diagonal(a, i0, j0);
         fm_tile_product_upper(keys, width, rows, d, w->p, 1, FM_TILE_K, w->d_o, width,
                               w->dv + j0 * width, width);
@@ -91,11 +93,11 @@ FM_INLINE void query_tile(fm_dtype dt, const fm_attention_grad_args *g, const wo
 }
 
 FM_INLINE void store(fm_dtype dt, void *out, int64_t row, const float *x, int64_t n, int64_t width,
-                     int64_t dh) {
+                     int64_t dh, float alpha) {
     for (int64_t r = 0; r < n; r++) {
         void *y = fm_at_mut(dt, out, r * row);
 #pragma omp simd
-        for (int64_t c = 0; c < dh; c++) fm_put(dt, y, c, x[r * width + c]);
+        for (int64_t c = 0; c < dh; c++) fm_put(dt, y, c, alpha * x[r * width + c]);
     }
 }
 
@@ -111,8 +113,8 @@ FM_INLINE void task(fm_dtype dt, const fm_attention_grad_args *g, const workspac
     for (int64_t h = kv * group; h < (kv + 1) * group; h++)
         for (int64_t i = 0; i < a->Sq; i += FM_TILE_Q)
             query_tile(dt, g, w, width, b, h, i, fm_min_i64(FM_TILE_Q, a->Sq - i));
-    store(dt, fm_at_mut(dt, g->dk, k_at), a->k_row, w->dk, a->Skv, width, a->dh);
-    store(dt, fm_at_mut(dt, g->dv, v_at), a->v_row, w->dv, a->Skv, width, a->dh);
+    store(dt, fm_at_mut(dt, g->dk, k_at), a->k_row, w->dk, a->Skv, width, a->dh, FM_LN_2);
+    store(dt, fm_at_mut(dt, g->dv, v_at), a->v_row, w->dv, a->Skv, width, a->dh, 1.0f);
 }
 
 fm_status FM_ISA_NAME(cpu_attention_backward)(fm_device *dev, const fm_attention_grad_args *g) {
