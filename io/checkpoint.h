@@ -65,9 +65,9 @@ void fm_ckpt_close(fm_ckpt_reader *r);
 int64_t fm_ckpt_step(const fm_ckpt_reader *r);
 const char *fm_ckpt_state_json(const fm_ckpt_reader *r);
 const char *fm_ckpt_manifest_json(const fm_ckpt_reader *r);
-/* Fills a->data (device memory) with the elements of a->placement, whatever layout the writer had.
+/* Fills want->data (device memory) with the elements of want->placement, whatever layout the writer had.
  * FM_ERR_CHECKPOINT names file and dataset: missing, other global shape, checksum, truncated. */
-fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *a);
+fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want);
 bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name);
 /* Every file's checksum, every dataset's chunks, and that the boxes of all files tile each array
  * exactly once; FM_ERR_CHECKPOINT names the first bad one. */

@@ -154,7 +154,7 @@ static fm_status retain(fm_error *err, fm_io_env *env, const char *root, int64_t
     FM_TRY(fm_commit_list(err, root, &steps, &n));
     fm_status status = FM_OK;
     /* The one just written stays, whatever its number (a run that was set back). */
-    for (int i = 0; status == FM_OK && i < n - keep_last; i++)
+    for (int i = 0; steps && status == FM_OK && i < n - keep_last; i++)
         if (steps[i] != newest) status = delete_step(err, env, root, steps[i]);
     free(steps);
     return status;

@@ -19,11 +19,12 @@ static int dataset_shape(const fm_placement *p, hsize_t *dims) {
 
 /* Whole trailing dimensions, as many as fit; then a part of the next. */
 static void chunk_shape(int rank, const hsize_t *dims, hsize_t *chunk) {
-    hsize_t room = CHUNK_ELEMENTS;
+    hsize_t elements = 1; /* of a chunk so far */
     for (int d = rank - 1; d >= 0; d--) {
-        hsize_t size = dims[d] > 0 ? dims[d] : 1;
+        hsize_t size = dims[d] > 0 ? dims[d] : 1, room = CHUNK_ELEMENTS / elements;
         chunk[d] = size < room ? size : room;
-        room = room / chunk[d] > 0 ? room / chunk[d] : 1;
+        if (chunk[d] == 0) chunk[d] = 1;
+        elements *= chunk[d];
     }
 }
 

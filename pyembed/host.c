@@ -51,7 +51,9 @@ int fm_host_cores(void) {
         FILE *f = fopen(path, "re");
         int first = cpu;
         if (f) {
-            if (fscanf(f, "%d", &first) != 1) first = cpu;
+            char text[64], *end;
+            long number = fgets(text, sizeof text, f) ? strtol(text, &end, 10) : -1;
+            if (number >= 0 && number < CPU_SETSIZE && end != text) first = (int)number;
             fclose(f);
         }
         /* Where the first sibling is not ours, this one stands for the core. */

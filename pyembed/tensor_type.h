@@ -20,7 +20,7 @@ static inline fm_tensor *fm_tensor_of(PyObject *o) { return ((fm_py_tensor *)o)-
 
 /* Takes the reference `t`, also on an error (NULL). `owner` may be NULL. */
 PyObject *fm_py_tensor_new(fm_tensor *t, PyObject *owner);
-void fm_py_tensor_dealloc(PyObject *self);
+void fm_py_tensor_dealloc(PyObject *o);
 
 /* fm_backward of the loss, or, where it reaches an optimiser's parameters, that optimiser's.
  * Called between fm_call_begin and fm_call_end. dloss and lm_loss may be NULL. */

@@ -138,6 +138,7 @@ static void manifests(fm_ctx *ctx) {
     static const char layout[] =
         "\"layout\": {\"world_size\": 1, \"dp\": 1, \"tp\": 1, \"pp\": 1, \"ep\": 1, \"etp\": 1, "
         "\"zero\": 1}";
+    /* NOLINTNEXTLINE(bugprone-suspicious-missing-comma): long ones are written in pieces */
     static const char *const texts[] = {
         "",
         "{",

@@ -77,8 +77,9 @@ static void killed(fm_ctx *ctx) {
 
 int main(int argc, char **argv) {
     static const test_case cases[] = {{"killed", killed}};
-    if (argc > 1 && atoi(argv[1]) > 0) {
-        kills = atoi(argv[1]);
+    long asked = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
+    if (asked > 0) {
+        kills = (int)asked;
         argc--, argv++;
     }
     return test_main(argc, argv, cases, 1);
