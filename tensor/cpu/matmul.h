@@ -32,7 +32,7 @@ fm_status fm_matmul_prepare(fm_device *dev, const fm_matmul *tile);
 
 /* Computes a prepared tile on the calling thread of a parallel region. 0, or oneDNN's number of
  * the error (nothing is reported: threads call it), for fm_matmul_failed. */
-int fm_matmul_run(fm_device *dev, const fm_matmul *tile, const void *a, const void *b, float *c);
+int fm_matmul_run(fm_device *dev, const fm_matmul *tile, const void *a, const void *b, float *out);
 fm_status fm_matmul_failed(fm_device *dev, const char *slot, int error);
 
 #endif

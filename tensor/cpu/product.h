@@ -75,7 +75,7 @@ FM_INLINE void fm_widen(float *y, const void *x, int64_t n) {
 
 /* fp32: p itself. bf16: n elements widened into `buffer`, by all threads. */
 FM_INLINE const float *fm_widen_all(fm_dtype dt, float *buffer, const void *p, int64_t n) {
-    if (dt == FM_F32) return p;
+    if (dt == FM_F32 || !buffer) return p; /* callers have a buffer where one is needed */
 #pragma omp parallel for schedule(static)
     for (int64_t c = 0; c < fm_chunk_count(n); c++) {
         int64_t lo = c * FM_CHUNK, hi = fm_chunk_end(c, n);

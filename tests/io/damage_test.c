@@ -135,10 +135,16 @@ static void manifests(fm_ctx *ctx) {
     size_t n;
     char *good = slurp("manifest.json", &n);
     good[n] = 0;
-    static const char layout[] =
+    static const char layout[] = /* what %s stands for */
         "\"layout\": {\"world_size\": 1, \"dp\": 1, \"tp\": 1, \"pp\": 1, \"ep\": 1, \"etp\": 1, "
         "\"zero\": 1}";
-    /* NOLINTNEXTLINE(bugprone-suspicious-missing-comma): long ones are written in pieces */
+    static const char elsewhere[] =
+        "{\"format\": \"fmoe checkpoint\", \"version\": 1, \"step\": 1, %s, \"files\": [{\"name\": "
+        "\"../x\", \"bytes\": 1, \"xxh3_128\": \"00000000000000000000000000000000\"}]}";
+    static const char huge[] =
+        "{\"format\": \"fmoe checkpoint\", \"version\": 1, \"step\": 1, %s, \"files\": [{\"name\": "
+        "\"state.h5\", \"bytes\": 9223372036854775807, \"xxh3_128\": "
+        "\"00000000000000000000000000000000\"}]}";
     static const char *const texts[] = {
         "",
         "{",
@@ -152,11 +158,8 @@ static void manifests(fm_ctx *ctx) {
         "{\"format\": \"fmoe checkpoint\", \"version\": 1, \"step\": 1, %s, \"files\": {}}",
         "{\"format\": \"fmoe checkpoint\", \"version\": 1, \"step\": 1, %s, \"files\": []}",
         "{\"format\": \"fmoe checkpoint\", \"version\": 1, \"step\": 1, %s, \"files\": [1]}",
-        "{\"format\": \"fmoe checkpoint\", \"version\": 1, \"step\": 1, %s, \"files\": [{\"name\": "
-        "\"../x\", \"bytes\": 1, \"xxh3_128\": \"00000000000000000000000000000000\"}]}",
-        "{\"format\": \"fmoe checkpoint\", \"version\": 1, \"step\": 1, %s, \"files\": [{\"name\": "
-        "\"state.h5\", \"bytes\": 9223372036854775807, \"xxh3_128\": "
-        "\"00000000000000000000000000000000\"}]}",
+        elsewhere,
+        huge,
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         char text[1024];
