@@ -3,10 +3,19 @@
 #include <cblas.h>
 #include <dnnl.h>
 #include <stdio.h>
+#include <string.h>
+
+/* oneDNN knows the processor by its instructions, and can be held to fewer (DNNL_MAX_CPU_ISA). */
+static bool has(unsigned set) { return ((unsigned)dnnl_get_effective_cpu_isa() & set) == set; }
 
 static bool use_dnnl(void) {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+    if (has(dnnl_cpu_isa_avx512_core)) return true;
+    /* OpenBLAS goes by the processor's model. For one that it does not know, or where somebody
+     * forced another, its kernels may be slow or instructions that are missing: these two are
+     * what it has for AVX2. */
+    const char *core = openblas_get_corename();
+    return has(dnnl_cpu_isa_avx2) && strcmp(core, "Haswell") != 0 && strcmp(core, "Zen") != 0;
 #else
     return false; /* oneDNN has only a plain loop there */
 #endif

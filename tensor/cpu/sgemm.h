@@ -1,7 +1,7 @@
 /* The one seam to the libraries that multiply matrices. Compiled once.
  *
- * Which library serves is a rule, never a timing: on CPUs with AVX-512 oneDNN, else OpenBLAS
- * (docs/adr/0001-gemm-seam.md has the measurements). Both run on the calling thread alone inside
+ * Which library serves is a rule, never a timing: on CPUs with AVX-512 oneDNN, else OpenBLAS if it
+ * has chosen kernels for this CPU (docs/adr/0001-gemm-seam.md has the measurements). Both run on the calling thread alone inside
  * a parallel region, which is how the kernels call them: a product is cut into tasks by its shape,
  * so that its bits do not depend on the number of threads.
  */
