@@ -39,7 +39,7 @@ struct fm_device {
     int index;       /* 0 for the CPU; the GPU's ordinal */
     bool on_host;    /* its memory can be read by the CPU */
     char name[32];   /* "cpu", "cuda:0" */
-    char model[128]; /* "AMD EPYC ... (x86-64-v4, 2 threads)", "NVIDIA H200" */
+    char model[128]; /* "AMD EPYC ... (x86-64-v4, 2 threads, bf16 native)", "NVIDIA H200" */
 };
 
 /* name, text. `NONE` first: zero-initialised arguments mean it. gelu is the tanh form. */

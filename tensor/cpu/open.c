@@ -1,6 +1,7 @@
 /* Opening and closing the CPU device; which kernels it gets. */
 #include "tensor/cpu/cpu.h"
 #include "tensor/cpu/device.h"
+#include "tensor/cpu/matmul.h"
 
 #include <omp.h>
 #include <stdio.h>
@@ -91,8 +92,10 @@ static fm_status open_variant(const isa_variant *v, fm_error *err, fm_device **o
     char processor[80];
     processor_name(processor, sizeof processor);
     int threads = omp_get_max_threads();
-    snprintf(dev->model, sizeof dev->model, "%s (%s, %d thread%s)", processor, v->text, threads,
-             threads == 1 ? "" : "s");
+    /* The one place that says when bf16 saves memory but no time. */
+    snprintf(dev->model, sizeof dev->model, "%s (%s, %d thread%s, bf16 %s)", processor, v->text,
+             threads, threads == 1 ? "" : "s",
+             fm_matmul_serves(FM_BF16) ? "native" : "widened to fp32");
     *out = dev;
     return FM_OK;
 }
