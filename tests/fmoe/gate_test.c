@@ -148,18 +148,9 @@ static void renormalize(test *t) {
     for (int i = 0; i < 6; i++) fm_tensor_free(gone[i]);
 }
 
-static void all(test *t) {
-    static const test_case cases[] = {{"capacity", capacity},
-                                      {"capacity_rounds_up", capacity_rounds_up},
-                                      {"gshard_second", gshard_second},
-                                      {"switch_jitter", switch_jitter},
-                                      {"renormalize", renormalize}};
-    test_run(t, cases, sizeof cases / sizeof *cases);
-}
-
-int main(int argc, char **argv) {
-    test t;
-    test_init(&t, argc, argv);
-    test_each_device(&t, all);
-    return test_finish(&t);
-}
+static const test_case cases[] = {{"capacity", capacity},
+                                  {"capacity_rounds_up", capacity_rounds_up},
+                                  {"gshard_second", gshard_second},
+                                  {"switch_jitter", switch_jitter},
+                                  {"renormalize", renormalize}};
+TEST_PROGRAM(cases)

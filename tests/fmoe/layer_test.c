@@ -228,23 +228,14 @@ static void config_errors(test *t) {
     EXPECT(t, c.top_k == 2, "gshard's own k is 2");
 }
 
-static void all(test *t) {
-    static const test_case cases[] = {{"gradients_naive", gradients_naive},
-                                      {"gradients_switch", gradients_switch},
-                                      {"gradients_gshard", gradients_gshard},
-                                      {"gradients_renormalized", gradients_renormalized},
-                                      {"combine_inverts_dispatch", combine_inverts_dispatch},
-                                      {"statistics", statistics},
-                                      {"nan_names_the_layer", nan_names_the_layer},
-                                      {"corners", corners},
-                                      {"out_of_memory", out_of_memory},
-                                      {"config_errors", config_errors}};
-    test_run(t, cases, sizeof cases / sizeof *cases);
-}
-
-int main(int argc, char **argv) {
-    test t;
-    test_init(&t, argc, argv);
-    test_each_device(&t, all);
-    return test_finish(&t);
-}
+static const test_case cases[] = {{"gradients_naive", gradients_naive},
+                                  {"gradients_switch", gradients_switch},
+                                  {"gradients_gshard", gradients_gshard},
+                                  {"gradients_renormalized", gradients_renormalized},
+                                  {"combine_inverts_dispatch", combine_inverts_dispatch},
+                                  {"statistics", statistics},
+                                  {"nan_names_the_layer", nan_names_the_layer},
+                                  {"corners", corners},
+                                  {"out_of_memory", out_of_memory},
+                                  {"config_errors", config_errors}};
+TEST_PROGRAM(cases)

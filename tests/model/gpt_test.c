@@ -264,22 +264,13 @@ static void errors(test *t) {
     setup_free(&s);
 }
 
-static void all(test *t) {
-    static const test_case cases[] = {{"counts", counts},
-                                      {"memory_plan", memory_plan},
-                                      {"generation_dense", generation_dense},
-                                      {"generation_moe", generation_moe},
-                                      {"generation_rope", generation_rope},
-                                      {"generation_slides", generation_slides},
-                                      {"sampling", sampling},
-                                      {"dropout", dropout},
-                                      {"errors", errors}};
-    test_run(t, cases, sizeof cases / sizeof *cases);
-}
-
-int main(int argc, char **argv) {
-    test t;
-    test_init(&t, argc, argv);
-    test_each_device(&t, all);
-    return test_finish(&t);
-}
+static const test_case cases[] = {{"counts", counts},
+                                  {"memory_plan", memory_plan},
+                                  {"generation_dense", generation_dense},
+                                  {"generation_moe", generation_moe},
+                                  {"generation_rope", generation_rope},
+                                  {"generation_slides", generation_slides},
+                                  {"sampling", sampling},
+                                  {"dropout", dropout},
+                                  {"errors", errors}};
+TEST_PROGRAM(cases)

@@ -246,16 +246,7 @@ static void errors(test *t) {
     model_free(&m);
 }
 
-static void all(test *t) {
-    static const test_case cases[] = {
-        {"schedules", schedules},         {"adamw", adamw},     {"sgd", sgd},
-        {"micro_batches", micro_batches}, {"skipped", skipped}, {"errors", errors}};
-    test_run(t, cases, sizeof cases / sizeof *cases);
-}
-
-int main(int argc, char **argv) {
-    test t;
-    test_init(&t, argc, argv);
-    test_each_device(&t, all);
-    return test_finish(&t);
-}
+static const test_case cases[] = {
+    {"schedules", schedules},         {"adamw", adamw},     {"sgd", sgd},
+    {"micro_batches", micro_batches}, {"skipped", skipped}, {"errors", errors}};
+TEST_PROGRAM(cases)

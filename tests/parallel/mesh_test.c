@@ -75,15 +75,6 @@ static void collectives(test *t) {
     fm_comm_free(NULL);
 }
 
-static void all(test *t) {
-    static const test_case cases[] = {
-        {"defaults", defaults}, {"errors", errors}, {"collectives", collectives}};
-    test_run(t, cases, sizeof cases / sizeof *cases);
-}
-
-int main(int argc, char **argv) {
-    test t;
-    test_init(&t, argc, argv);
-    test_each_device(&t, all);
-    return test_finish(&t);
-}
+static const test_case cases[] = {
+    {"defaults", defaults}, {"errors", errors}, {"collectives", collectives}};
+TEST_PROGRAM(cases)

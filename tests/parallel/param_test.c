@@ -191,21 +191,12 @@ static void out_of_memory(test *t) {
     }
 }
 
-static void all(test *t) {
-    static const test_case cases[] = {
-        {"global_index", global_index},
-        {"add_errors", add_errors},
-        {"values_do_not_depend_on_layout", values_do_not_depend_on_layout},
-        {"normal_values", normal_values},
-        {"bf16_follows_its_master", bf16_follows_its_master},
-        {"gradients", gradients},
-        {"out_of_memory", out_of_memory}};
-    test_run(t, cases, sizeof cases / sizeof *cases);
-}
-
-int main(int argc, char **argv) {
-    test t;
-    test_init(&t, argc, argv);
-    test_each_device(&t, all);
-    return test_finish(&t);
-}
+static const test_case cases[] = {
+    {"global_index", global_index},
+    {"add_errors", add_errors},
+    {"values_do_not_depend_on_layout", values_do_not_depend_on_layout},
+    {"normal_values", normal_values},
+    {"bf16_follows_its_master", bf16_follows_its_master},
+    {"gradients", gradients},
+    {"out_of_memory", out_of_memory}};
+TEST_PROGRAM(cases)

@@ -193,3 +193,14 @@ bool test_error(test *t, fm_status got, fm_status want, const char *call, const 
     fm_error_clear(&t->ctx->error);
     return ok;
 }
+
+static void run_cases(test *t) { test_run(t, t->cases, t->n_cases); }
+
+int test_program(int argc, char **argv, const test_case *cases, int n) {
+    test t;
+    test_init(&t, argc, argv);
+    t.cases = cases;
+    t.n_cases = n;
+    test_each_device(&t, run_cases);
+    return test_finish(&t);
+}

@@ -21,6 +21,8 @@ typedef struct test {
     unsigned limit;
     int passed, failed, skipped, listed;
     char label[256];
+    const struct test_case *cases; /* of test_program */
+    int n_cases;
     fm_ctx *ctx; /* the device under test; NULL in programs that need none */
 } test;
 
@@ -44,6 +46,12 @@ int test_finish(test *t);
 /* Calls `body` once per device under test with t->ctx set: the CPU with each instruction set, or
  * the GPU. After each the context must be empty: no tensor, no node, no memory in use. */
 void test_each_device(test *t, void (*body)(test *t));
+/* A whole program: `cases` on each device under test. */
+int test_program(int argc, char **argv, const test_case *cases, int n);
+#define TEST_PROGRAM(cases)                                                                        \
+    int main(int argc, char **argv) {                                                              \
+        return test_program(argc, argv, cases, (int)(sizeof(cases) / sizeof *(cases)));            \
+    }
 /* A fresh context on the device under test (tests of two contexts, of contexts' ends). */
 fm_status test_open(const test *t, const char *isa, fm_error *err, fm_ctx **out);
 
