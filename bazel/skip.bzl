@@ -21,18 +21,18 @@ def skipped_where(needs, disabled = None):
     Returns:
       what makes the target incompatible where something is missing
     """
-    result = []
     for need in needs:
-        if need == "cuda":
-            result = result + needs_cuda()
-        elif need not in _HAVE:
+        if need != "cuda" and need not in _HAVE:
             fail("needs: %s is not one of cuda, %s" % (need, ", ".join(sorted(_HAVE))))
-        elif not _HAVE[need]:
-            result = result + ["//bazel:never"]
+
+    # A label may stand in the list only once, whatever is missing.
+    if not all([_HAVE[need] for need in needs if need != "cuda"]):
+        return ["//bazel:never"]
+    result = needs_cuda() if "cuda" in needs else []
     if disabled:
         result = result + select({
             "//bazel:run_disabled_tests": [],
-            "//conditions:default": ["//bazel:never"],
+            "//conditions:default": ["//bazel:disabled"],
         })
     return result
 
