@@ -114,6 +114,11 @@ out:
     return status;
 }
 
+/* A step_N.old that could not be put back may be the only one there is. */
+static bool is_needed(const char *path, const char *old) {
+    return is_complete(old) && !is_complete(path);
+}
+
 /* What dead runs left behind: everything of ours that is worthless by its name. */
 static fm_status sweep(fm_error *err, const char *root) {
     fm_status status = restore_aside(err, root);
@@ -121,9 +126,12 @@ static fm_status sweep(fm_error *err, const char *root) {
         step_list left = {0};
         status = list(err, root, suffix, &left);
         for (int i = 0; status == FM_OK && i < left.n; i++) {
-            char path[FM_PATH];
-            status = fm_commit_path(err, root, left.steps[i], SUFFIXES[suffix], path);
-            if (status == FM_OK) status = fm_disk_remove(err, path);
+            char path[FM_PATH], leftover[FM_PATH];
+            status = fm_commit_path(err, root, left.steps[i], "", path);
+            if (status == FM_OK)
+                status = fm_commit_path(err, root, left.steps[i], SUFFIXES[suffix], leftover);
+            if (status == FM_OK && !(suffix == OLD && is_needed(path, leftover)))
+                status = fm_disk_remove(err, leftover);
         }
         free(left.steps);
     }
@@ -180,8 +188,12 @@ fm_status fm_commit_end(fm_error *err, fm_io_env *env, const char *root, const f
     FM_TRY(fm_manifest_write(err, env, file, m));
     FM_TRY(fm_disk_sync_folder(err, env, tmp));
     /* From here on the new checkpoint is whole; the next rename makes it count. */
-    if (access(path, F_OK) == 0) FM_TRY(fm_disk_rename(err, env, path, old));
-    FM_TRY(fm_disk_rename(err, env, tmp, path));
+    bool replaces = access(path, F_OK) == 0;
+    if (replaces) FM_TRY(fm_disk_rename(err, env, path, old));
+    fm_status renamed = fm_disk_rename(err, env, tmp, path);
+    /* Whoever opens step_N by its path finds the one before; if this fails too, listing tries again. */
+    if (renamed != FM_OK && replaces) (void)rename(old, path);
+    FM_TRY(renamed);
     FM_TRY(fm_disk_sync_folder(err, env, root));
     FM_TRY(fm_disk_remove(err, old));
     FM_TRY(fm_disk_join(err, file, root, "latest"));
