@@ -123,6 +123,13 @@ static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     fm_status s = fm_moe_config_check(c.ctx, &a.config, python ? &bridge.gate : NULL);
     if (s != FM_OK) fm_fail_context(&c.ctx->error, s, "MoE");
     if (!fm_call_end(&c, s)) goto fail;
+    /* Allowed, but hardly meant: the softmax over one logit is 1 whatever the router says. */
+    if (!python && a.config.top_k == 1 && strcmp(a.config.gate, "naive") == 0 &&
+        PyErr_WarnEx(PyExc_UserWarning,
+                     "MoE: gate 'naive' with top_k=1 gives every score 1 and its router no "
+                     "gradient; gate 'switch' learns where to route",
+                     1) < 0)
+        goto fail;
     fm_py_gate_clear(&bridge);
     self->config = a.config;
     return (PyObject *)self;

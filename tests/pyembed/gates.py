@@ -1,5 +1,7 @@
 """A gate written in Python is as good as a built-in one."""
 
+import warnings
+
 import small
 from harness import case, close, main, raises
 
@@ -115,6 +117,16 @@ def trains_its_own_parameters() -> None:
     m(*small.batch()).loss.backward()
     opt.step()
     assert small.weights(m)["layers.1.moe.experts.up.weight"] != start
+
+
+@case
+def naive_top_1_warns() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fmoe.MoE(num_experts=4, d_hidden=4, gate="naive", top_k=1)
+        fmoe.MoE(num_experts=4, d_hidden=4, gate="naive")
+        fmoe.MoE(num_experts=4, d_hidden=4, gate="switch")
+    assert len(caught) == 1 and "'switch'" in str(caught[0].message), caught
 
 
 main()
