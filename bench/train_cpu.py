@@ -17,7 +17,6 @@ import sys
 import time
 
 import _fmoe
-
 import fmoe
 
 HERE = os.path.dirname(os.path.abspath(__file__))

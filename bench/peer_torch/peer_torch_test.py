@@ -58,7 +58,7 @@ class SearchTest(unittest.TestCase):
     def test_finds_the_best_of_each_field(self) -> None:
         best = {"experts": "loop", "memory": "huge_pages", "attention": "math", "bf16": "weights"}
         best |= {"mkl": "avx512", "cores": "bound"}
-        found = self.find({item: 1.0 for item in best.items()})
+        found = self.find(dict.fromkeys(best.items(), 1.0))
         self.assertEqual(dataclasses.asdict(found) | best, dataclasses.asdict(found))
 
     def test_passes_over_failures(self) -> None:

@@ -10,8 +10,9 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
-import cases  # noqa: E402  (found by the line above)
 import numpy as np  # noqa: E402
+
+import cases  # noqa: E402  (found by the line above)
 
 
 def documented_reader():

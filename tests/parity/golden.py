@@ -8,9 +8,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
-import cases  # noqa: E402  (found by the line above)
 import numpy as np  # noqa: E402
 
+import cases  # noqa: E402  (found by the line above)
 import fmoe  # noqa: E402
 
 __all__ = ["close", "fmoe", "load", "main", "names", "np", "set_parameters"]
@@ -57,5 +57,6 @@ def close(got, want, what: str, rtol: float = 1e-4, of_largest: float = 1e-5) ->
     if bad.any():
         at = np.unravel_index(np.argmax(np.where(bad, off / (allowed + 1e-300), -1)), want.shape)
         raise AssertionError(
-            f"{what}: {bad.sum()} of {want.size} elements differ; at {at} {got[at]!r} instead of {want[at]!r}"
+            f"{what}: {bad.sum()} of {want.size} elements differ; "
+            f"at {at} {got[at]!r} instead of {want[at]!r}"
         )

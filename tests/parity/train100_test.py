@@ -4,9 +4,8 @@ import unittest
 
 from golden import close, fmoe, load, main, names, np, set_parameters
 
-
-# The golden folder's tolerance is 1e-5. In `naive` two experts come within rounding of a tie for one
-# token at step 50, which decides differently here: 2e-5 on losses, 3e-5 on norms from there on.
+# The golden folder's tolerance is 1e-5. In `naive` two experts come within rounding of a tie for
+# one token at step 50, which decides differently here: 2e-5 on losses, 3e-5 on norms from there on.
 RTOL = {"naive": 1e-4, "switch": 1e-5}
 
 

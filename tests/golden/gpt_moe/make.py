@@ -9,12 +9,12 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import cross_check  # noqa: E402
+import cross_check
 
-from oracle.command import write_all  # noqa: E402
-from oracle.config import GPTConfig, MoEConfig  # noqa: E402
-from oracle.gpt import Output  # noqa: E402
-from oracle.gpt_case import Arrays, gpt_case  # noqa: E402
+from oracle.command import write_all
+from oracle.config import GPTConfig, MoEConfig
+from oracle.gpt import Output
+from oracle.gpt_case import Arrays, gpt_case
 
 GPT = functools.partial(GPTConfig, vocab_size=61, n_layer=2, d_model=24, n_head=3, seq_len=17)
 MOE = functools.partial(

@@ -25,7 +25,7 @@ PREFERRED = {0: 8.0, 3: 16.0}  # 3 is everyone's first choice, 0 the second
 AVOIDED = {1: -16.0, 4: -16.0}  # no token comes
 
 
-def moe(gate: str, **options) -> MoEConfig:
+def moe(gate: str, **options: object) -> MoEConfig:
     """Auxiliary losses weigh enough here to show in every gradient of a gate."""
     defaults = {"num_experts": 5, "d_hidden": 20, "aux_loss_weight": 0.5, "z_loss_weight": 0.1}
     return MoEConfig(gate=gate, **defaults | options)

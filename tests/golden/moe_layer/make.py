@@ -9,15 +9,14 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from cases import Case, cases  # noqa: E402
-
-from oracle import draw, npz  # noqa: E402
-from oracle.command import write_all  # noqa: E402
-from oracle.config import to_json  # noqa: E402
-from oracle.gpt_case import MIN_MARGIN, Arrays, float32, leaves  # noqa: E402
-from oracle.moe import moe_layer  # noqa: E402
-from oracle.names import moe_shapes  # noqa: E402
-from oracle.routing import Routing  # noqa: E402
+from cases import Case, cases
+from oracle import draw, npz
+from oracle.command import write_all
+from oracle.config import to_json
+from oracle.gpt_case import MIN_MARGIN, Arrays, float32, leaves
+from oracle.moe import moe_layer
+from oracle.names import moe_shapes
+from oracle.routing import Routing
 
 D_MODEL = 12
 

@@ -12,13 +12,13 @@ from torch.nn import functional
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import adamw  # noqa: E402
+import adamw
 
-from oracle import draw, gpt, npz  # noqa: E402
-from oracle.command import write_all  # noqa: E402
-from oracle.config import GATED, to_json  # noqa: E402
-from oracle.gpt_case import Arrays, float32, int64  # noqa: E402
-from oracle.mlp import PLAIN, activate  # noqa: E402
+from oracle import draw, gpt, npz
+from oracle.command import write_all
+from oracle.config import GATED, to_json
+from oracle.gpt_case import Arrays, float32, int64
+from oracle.mlp import PLAIN, activate
 
 Floats = NDArray[np.float32]
 

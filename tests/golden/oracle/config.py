@@ -71,7 +71,7 @@ def is_moe_layer(moe: MoEConfig | None, layer: int) -> bool:
     return moe is not None and (layer + 1) % moe.every == 0
 
 
-def to_json(**configs: Any) -> str:
+def to_json(**configs: Any) -> str:  # noqa: ANN401
     """Dataclasses become objects, in a fixed order; None stays null."""
     plain = {
         name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value

@@ -66,7 +66,7 @@ def check(archive: Archive) -> None:
     shapes = archive.text_shape() | with_grads(gpt_shapes(gpt, moe))
     shapes |= {"tokens": tokens.shape, "targets": tokens.shape}
     shapes |= {"logits": (*tokens.shape, gpt.vocab_size)}
-    shapes |= {name: () for name in ("lm_loss", "loss", "balance_loss", "z_loss")}
+    shapes |= dict.fromkeys(("lm_loss", "loss", "balance_loss", "z_loss"), ())
     moe_layers = [i for i in range(gpt.n_layer) if is_moe_layer(moe, i)]
     for i in moe_layers:
         shapes[f"layers.{i}.moe.indices"] = shapes[f"layers.{i}.moe.scores"] = (

@@ -25,7 +25,7 @@ def check(archive: Archive) -> None:
     params = gpt_shapes(gpt, moe)
     shapes = archive.text_shape() | {f"param/{n}": shape for n, shape in params.items()}
     shapes |= {f"final/{n}": s for n, s in params.items() if not n.endswith("attn.qkv.bias")}
-    shapes |= {"tokens": tokens.shape} | {name: (total,) for name in SERIES}
+    shapes |= {"tokens": tokens.shape} | dict.fromkeys(SERIES, (total,))
     archive.expect_keys(shapes)
     base = config["adamw"]["lr"]
     step = np.arange(1, total + 1)

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from corpus import pseudo_text  # noqa: E402
-
-from oracle import draw, gpt, npz, optimiser  # noqa: E402
-from oracle.command import write_all  # noqa: E402
-from oracle.config import GPTConfig, MoEConfig, to_json  # noqa: E402
-from oracle.gpt_case import Arrays, int64, leaves  # noqa: E402
-from oracle.names import NORMS, gpt_shapes  # noqa: E402
+from corpus import pseudo_text
+from oracle import draw, gpt, npz, optimiser
+from oracle.command import write_all
+from oracle.config import GPTConfig, MoEConfig, to_json
+from oracle.gpt_case import Arrays, int64, leaves
+from oracle.names import NORMS, gpt_shapes
 
 BATCH, STEPS = 8, 100
 TEXT_BYTES = 20_000
