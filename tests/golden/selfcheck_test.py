@@ -15,8 +15,9 @@ from collections.abc import Callable
 import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tools")]
 
+import cases  # noqa: E402
 import selfcheck  # noqa: E402
 
 Arrays = dict[str, np.ndarray]
@@ -142,4 +143,4 @@ class SelfcheckTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    cases.main()
