@@ -1,5 +1,6 @@
 #include "io/boxes.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 int64_t fm_box_numel(int ndim, const fm_box *b) {
@@ -18,25 +19,56 @@ bool fm_box_intersect(int ndim, const fm_box *a, const fm_box *b, fm_box *out) {
     return true;
 }
 
-bool fm_boxes_tile(int ndim, const int64_t *shape, const fm_box *boxes, int64_t n, int64_t *first,
-                   int64_t *second) {
-    int64_t whole = 1, covered = 0;
-    *first = *second = -1;
-    for (int d = 0; d < ndim; d++) whole *= shape[d];
-    for (int64_t i = 0; i < n; i++) {
-        for (int d = 0; d < ndim; d++)
-            if (boxes[i].start[d] < 0 || boxes[i].stop[d] > shape[d]) return false;
-        covered += fm_box_numel(ndim, &boxes[i]);
+static int by_first_row(const void *a, const void *b) {
+    int64_t x = ((const fm_box *)a)->start[0], y = ((const fm_box *)b)->start[0];
+    return x < y ? -1 : x > y;
+}
+
+static bool holds(int ndim, const fm_box *b, const int64_t *point) {
+    for (int d = 0; d < ndim; d++)
+        if (point[d] < b->start[d] || point[d] >= b->stop[d]) return false;
+    return true;
+}
+
+/* The first element, row-major, that no box holds; there is one. Between two neighbouring edges of
+ * the boxes in a dimension nothing changes, so the walk goes from edge to edge. */
+static void first_gap(int ndim, const int64_t *shape, const fm_box *boxes, int64_t n, int64_t *at) {
+    for (int d = 0; d < ndim; d++) at[d] = 0;
+    for (;;) {
+        int64_t i = 0;
+        while (i < n && !holds(ndim, &boxes[i], at)) i++;
+        if (i == n) return;
+        int d = ndim - 1;
+        at[d] = boxes[i].stop[d];
+        while (d > 0 && at[d] == shape[d]) {
+            at[d--] = 0;
+            int64_t edge = shape[d];
+            for (i = 0; i < n; i++) {
+                const int64_t ends[] = {boxes[i].start[d], boxes[i].stop[d]};
+                for (int k = 0; k < 2; k++)
+                    if (ends[k] > at[d] && ends[k] < edge) edge = ends[k];
+            }
+            at[d] = edge;
+        }
     }
-    /* Quadratic, in the number of ranks that hold a parameter: thousands at most. */
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < i; j++) {
+}
+
+fm_tiling fm_boxes_tile(int ndim, const int64_t *shape, fm_box *boxes, int64_t n, int64_t *at) {
+    int64_t whole = 1, covered = 0;
+    for (int d = 0; d < ndim; d++) whole *= shape[d];
+    if (n > 0) qsort(boxes, (size_t)n, sizeof *boxes, by_first_row);
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = i + 1; j < n && boxes[j].start[0] < boxes[i].stop[0]; j++) {
             fm_box common;
             if (!fm_box_intersect(ndim, &boxes[i], &boxes[j], &common)) continue;
-            *first = j, *second = i;
-            return false;
+            for (int d = 0; d < ndim; d++) at[d] = common.start[d];
+            return FM_TILES_OVERLAP;
         }
-    return covered == whole;
+        covered += fm_box_numel(ndim, &boxes[i]); /* disjoint so far: no more than whole */
+    }
+    if (covered == whole) return FM_TILED;
+    first_gap(ndim, shape, boxes, n, at);
+    return FM_TILES_GAP;
 }
 
 /* Where a point lies in a box's row-major elements. */

@@ -7,10 +7,10 @@
 int64_t fm_box_numel(int ndim, const fm_box *b);
 /* False where they share no element. */
 bool fm_box_intersect(int ndim, const fm_box *a, const fm_box *b, fm_box *out);
-/* All boxes inside the shape, no two of which share an element, as many elements as the shape: they
- * tile it exactly once. On false *first and *second name two that overlap, or are both -1. */
-bool fm_boxes_tile(int ndim, const int64_t *shape, const fm_box *boxes, int64_t n, int64_t *first,
-                   int64_t *second);
+typedef enum fm_tiling { FM_TILED, FM_TILES_OVERLAP, FM_TILES_GAP } fm_tiling;
+/* Whether the boxes, all inside the shape, hold each of its elements exactly once. `at` [ndim]: the
+ * first element that two of them share, or the first that none holds. Sorts the boxes. */
+fm_tiling fm_boxes_tile(int ndim, const int64_t *shape, fm_box *boxes, int64_t n, int64_t *at);
 /* dst, the elements of box `to` in row-major order, gets those of `part` from src, which are those
  * of box `from`. part lies in both. */
 void fm_box_copy(int ndim, float *dst, const fm_box *to, const float *src, const fm_box *from,

@@ -14,8 +14,8 @@
 /* Which file an array goes to. */
 typedef enum fm_ckpt_group { FM_CKPT_DENSE, FM_CKPT_EXPERT, FM_CKPT_OPTIM } fm_ckpt_group;
 
-/* One array: fp32 in memory of the device; views of flat buffers. Names are unique in a group's
- * file: "layers.0.attn.qkv.weight"; optimiser: "adamw.m/layers.0.attn.qkv.weight". */
+/* One array: fp32 in memory of the device; views of flat buffers. Names are unique:
+ * "layers.0.attn.qkv.weight"; optimiser: "adamw.m/layers.0.attn.qkv.weight". */
 typedef struct fm_ckpt_array {
     char name[160];
     fm_ckpt_group group;
@@ -46,8 +46,8 @@ void fm_checkpointer_free(fm_checkpointer *k);
 
 /* Copies everything to host memory (4 bytes an element until it is on disk: for AdamW three times
  * the masters), then writes, in a thread when asynchronous. A save still under way is finished
- * first; a failure of it is returned here, and this one has not begun. FM_ERR_VALUE: a name twice in
- * a group, a step below 0. FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
+ * first; a failure of it is returned here, and this one has not begun. FM_ERR_VALUE: a name twice, a
+ * step below 0. FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
 fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_content *content);
 /* Until the last save is on disk and committed; returns its failure, once. */
 fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k);
@@ -59,7 +59,9 @@ fm_status fm_checkpoint_list(fm_ctx *ctx, const char *root, int64_t **steps, int
 
 /* An opened checkpoint, for reading. */
 typedef struct fm_ckpt_reader fm_ckpt_reader;
-/* `path` is a step_N folder. Everything about the files is checked here but the data. */
+/* `path` is a step_N folder. Everything about the files is checked here but the arrays' data: sizes,
+ * types, that the boxes of all files hold each element of each array exactly once; state.h5 and the
+ * manifest by their checksums. */
 fm_status fm_ckpt_open(fm_ctx *ctx, const char *path, fm_ckpt_reader **out);
 void fm_ckpt_close(fm_ckpt_reader *r);
 int64_t fm_ckpt_step(const fm_ckpt_reader *r);
@@ -69,8 +71,7 @@ const char *fm_ckpt_manifest_json(const fm_ckpt_reader *r);
  * FM_ERR_CHECKPOINT names file and dataset: missing, other global shape, checksum, truncated. */
 fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want);
 bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name);
-/* Every file's checksum, every dataset's chunks, and that the boxes of all files tile each array
- * exactly once; FM_ERR_CHECKPOINT names the first bad one. */
+/* What fm_ckpt_open checks, every dataset's chunks, every file's checksum; FM_ERR_CHECKPOINT names the first bad one. */
 fm_status fm_ckpt_verify(fm_ctx *ctx, const char *path);
 /* What a checkpoint holds, for inspection: the i-th array of n, or NULL. */
 typedef struct fm_ckpt_entry {

@@ -163,6 +163,15 @@ out:
     return status;
 }
 
+static void print_hash(XXH128_hash_t h, char hash[FM_HASH]) {
+    snprintf(hash, FM_HASH, "%016llx%016llx", (unsigned long long)h.high64,
+             (unsigned long long)h.low64);
+}
+
+void fm_disk_hash_text(const char *text, char hash[FM_HASH]) {
+    print_hash(XXH3_128bits(text, strlen(text)), hash);
+}
+
 fm_status fm_disk_hash(fm_error *err, fm_io_env *env, const char *path, bool sync,
                        char hash[FM_HASH], int64_t *bytes) {
     enum { BLOCK = 4 << 20 };
@@ -185,9 +194,7 @@ fm_status fm_disk_hash(fm_error *err, fm_io_env *env, const char *path, bool syn
         }
         XXH3_128bits_update(state, block, (size_t)n);
     }
-    XXH128_hash_t h = XXH3_128bits_digest(state);
-    snprintf(hash, FM_HASH, "%016llx%016llx", (unsigned long long)h.high64,
-             (unsigned long long)h.low64);
+    print_hash(XXH3_128bits_digest(state), hash);
 out:
     XXH3_freeState(state);
     free(block);

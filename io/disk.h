@@ -24,6 +24,7 @@ fm_status fm_disk_read(fm_error *err, const char *path, size_t limit, char **tex
 /* XXH3-128 of a regular file as 32 hexadecimal digits, and its size; synced where `sync`. */
 fm_status fm_disk_hash(fm_error *err, fm_io_env *env, const char *path, bool sync,
                        char hash[FM_HASH], int64_t *bytes);
+void fm_disk_hash_text(const char *text, char hash[FM_HASH]);
 /* FM_ERR_IO where it is no regular file of that size. */
 fm_status fm_disk_check_size(fm_error *err, const char *path, int64_t bytes);
 bool fm_disk_is_folder(const char *path); /* and no link */

@@ -10,21 +10,41 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 void fm_h5_enter(void) {
+    static bool started;
     pthread_mutex_lock(&lock);
+    /* A file whose last writes failed (a full disk) cannot be closed, and HDF5's handler at exit
+     * crashes over what is left of it. We close what we open, so nothing is lost without it. */
+    if (!started) H5dont_atexit();
+    started = true;
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* errors are reported by us */
     H5Eclear2(H5E_DEFAULT);
 }
 void fm_h5_leave(void) { pthread_mutex_unlock(&lock); }
 
+enum { REASON = 400 };
+
 static herr_t innermost(unsigned n, const H5E_error2_t *e, void *user) {
-    if (n == 0 && e->desc) snprintf(user, 200, "%s", e->desc);
+    if (n == 0 && e->desc) snprintf(user, REASON, "%s", e->desc);
     return 0;
+}
+
+/* A failed system call is described by a line of addresses; errno's text stands in the middle. */
+static void shorten(char *reason) {
+    static const char before[] = "error message = '";
+    char *text = strstr(reason, before), *end = text ? strchr(text + sizeof before, '\'') : NULL;
+    if (end) {
+        *end = 0;
+        text += strlen(before);
+        memmove(reason, text, strlen(text) + 1);
+    }
+    reason[strcspn(reason, "\n")] = 0;
 }
 
 fm_status fm_h5_failed(fm_error *err, fm_status s, const fm_h5 *h, const char *name,
                        const char *what) {
-    char reason[200] = "no reason given";
+    char reason[REASON] = "no reason given";
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, innermost, reason);
+    shorten(reason);
     return name ? fm_fail(err, s, "%s: dataset %s: %s: %s", h->path, name, what, reason)
                 : fm_fail(err, s, "%s: %s: %s", h->path, what, reason);
 }
@@ -47,14 +67,22 @@ static hid_t access_list(void) {
     return list;
 }
 
+bool fm_h5_plain_group(hid_t list) {
+    return H5Pset_obj_track_times(list, false) >= 0 &&
+           H5Pset_link_phase_change(list, UINT16_MAX, UINT16_MAX) >= 0;
+}
+
 fm_status fm_h5_create(fm_error *err, fm_io_env *env, const char *path, fm_h5 **out) {
     FM_TRY(new_handle(err, env, path, out));
     fm_status status = FM_OK;
     fm_h5_enter();
-    hid_t list = access_list();
-    if (!fm_io_fails(env) && list >= 0)
-        (*out)->file = H5Fcreate(path, H5F_ACC_EXCL, H5P_DEFAULT, list);
+    hid_t list = access_list(), create = H5Pcreate(H5P_FILE_CREATE);
+    /* The format of 1.10 has checksums in its metadata too. */
+    if (!fm_io_fails(env) && list >= 0 && create >= 0 && fm_h5_plain_group(create) &&
+        H5Pset_libver_bounds(list, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0)
+        (*out)->file = H5Fcreate(path, H5F_ACC_EXCL, create, list);
     if ((*out)->file < 0) status = fm_h5_failed(err, FM_ERR_IO, *out, NULL, "cannot be created");
+    if (create >= 0) H5Pclose(create);
     if (list >= 0) H5Pclose(list);
     fm_h5_leave();
     if (status != FM_OK) free(*out), *out = NULL;

@@ -3,8 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* A hostile file may claim anything: boxes of one dataset beyond this are refused. */
-enum { MAX_BOXES_READ = 1 << 16 };
+/* A hostile file may claim anything; beyond these it is refused. HDF5 takes a chunk's memory at
+ * once. */
+enum { MAX_BOXES_READ = 64, MAX_CHUNK_BYTES = 64 << 20 };
 
 fm_status fm_h5_read_text(fm_error *err, fm_h5 *h, const char *name, size_t limit, char **out) {
     *out = NULL;
@@ -55,6 +56,41 @@ static int64_t *read_attribute(hid_t dataset, const char *name, int rank, hsize_
     return values;
 }
 
+/* Why the dataset is not stored as fm_h5_write does it, or NULL. Every chunk has to be there: one
+ * that is missing would read as zeros, and a file of a few bytes could claim terabytes. Other layouts
+ * may lead to other files, other filters load code. */
+static const char *check_storage(hid_t dataset, int rank, const hsize_t *dims) {
+    const char *wrong = NULL;
+    hid_t list = H5Dget_create_plist(dataset), space = H5Dget_space(dataset);
+    hsize_t chunk[H5S_MAX_RANK], chunks = 1, there = 0, bytes = sizeof(float);
+    bool checksums = false;
+    if (list < 0 || space < 0 || H5Pget_layout(list) != H5D_CHUNKED ||
+        H5Pget_chunk(list, rank, chunk) != rank)
+        wrong = "is not stored in chunks";
+    int filters = wrong ? 0 : H5Pget_nfilters(list);
+    for (int i = 0; i < filters; i++) {
+        unsigned flags, config;
+        size_t n = 0;
+        H5Z_filter_t f = H5Pget_filter2(list, (unsigned)i, &flags, &n, NULL, 0, NULL, &config);
+        if (f == H5Z_FILTER_FLETCHER32)
+            checksums = true;
+        else if (f != H5Z_FILTER_DEFLATE && f != H5Z_FILTER_SHUFFLE)
+            wrong = "has a filter other than shuffle, gzip and fletcher32";
+    }
+    if (!wrong && !checksums) wrong = "has no checksums (fletcher32)";
+    for (int d = 0; !wrong && d < rank; d++) {
+        if (__builtin_mul_overflow(bytes, chunk[d], &bytes) || bytes > MAX_CHUNK_BYTES)
+            wrong = "has chunks beyond 64 MiB";
+        else if (__builtin_mul_overflow(chunks, (dims[d] + chunk[d] - 1) / chunk[d], &chunks))
+            wrong = "has more chunks than can be counted";
+    }
+    if (!wrong && chunks > 0 && (H5Dget_num_chunks(dataset, space, &there) < 0 || there != chunks))
+        wrong = "lacks a part of its data";
+    if (space >= 0) H5Sclose(space);
+    if (list >= 0) H5Pclose(list);
+    return wrong;
+}
+
 /* Why the dataset is not an array as fm_h5_write makes them, or NULL; fills `a`. */
 static const char *describe(hid_t dataset, fm_h5_array *a) {
     hsize_t dims[H5S_MAX_RANK], box_dims[3];
@@ -92,11 +128,12 @@ static const char *describe(hid_t dataset, fm_h5_array *a) {
                       b->stop[d] <= a->global_shape[d];
         }
         if (!inside) break;
-        elements += fm_box_numel(a->ndim, b);
+        inside = !__builtin_add_overflow(elements, fm_box_numel(a->ndim, b), &elements);
+        if (!inside) break;
         rows += b->stop[0] - b->start[0];
     }
     free(flat);
-    if (!inside) return "a box lies outside of global_shape";
+    if (!inside) return "its boxes lie outside of global_shape";
 
     hid_t space = H5Dget_space(dataset), type = H5Dget_type(dataset);
     int rank = space >= 0 ? H5Sget_simple_extent_ndims(space) : -1;
@@ -113,9 +150,7 @@ static const char *describe(hid_t dataset, fm_h5_array *a) {
         int64_t want = d == 0 ? rows : a->boxes[0].stop[d] - a->boxes[0].start[d];
         if ((int64_t)dims[d] != want) return "has another shape than its boxes";
     }
-    /* Chunks that were never written read as zeros: a weight must not become one. */
-    if (elements > 0 && H5Dget_storage_size(dataset) == 0) return "holds no data";
-    return NULL;
+    return check_storage(dataset, rank, dims);
 }
 
 typedef struct listing {

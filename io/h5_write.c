@@ -1,5 +1,7 @@
 #include "io/h5_internal.h"
 
+#include <stdio.h>
+
 /* Large enough to stream, small enough that reading a slice does not read much more. */
 enum { CHUNK_ELEMENTS = 1 << 18 };
 
@@ -77,10 +79,20 @@ static hid_t creation_list(int rank, const hsize_t *dims, int compression) {
     return -1;
 }
 
-static hid_t link_list(void) {
-    hid_t list = H5Pcreate(H5P_LINK_CREATE);
-    if (list >= 0) H5Pset_create_intermediate_group(list, 1);
-    return list;
+/* The groups in a dataset's name, where they are not there yet. */
+static bool make_groups(hid_t file, const char *name) {
+    hid_t list = H5Pcreate(H5P_GROUP_CREATE);
+    bool good = list >= 0 && fm_h5_plain_group(list);
+    for (const char *slash = name; good && (slash = strchr(slash, '/')); slash++) {
+        char group[256];
+        int n = snprintf(group, sizeof group, "%.*s", (int)(slash - name), name);
+        htri_t there = n > 0 && n < (int)sizeof group ? H5Lexists(file, group, H5P_DEFAULT) : -1;
+        hid_t made = there == 0 ? H5Gcreate2(file, group, H5P_DEFAULT, list, H5P_DEFAULT) : -1;
+        good = there > 0 || made >= 0;
+        if (made >= 0) H5Gclose(made);
+    }
+    if (list >= 0) H5Pclose(list);
+    return good;
 }
 
 fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_placement *p,
@@ -90,9 +102,10 @@ fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_placem
     fm_status status = FM_OK;
     fm_h5_enter();
     hid_t space = H5Screate_simple(rank, dims, NULL);
-    hid_t create = creation_list(rank, dims, compression), link = link_list(), dataset = -1;
-    if (!fm_io_fails(h->env) && create >= 0)
-        dataset = H5Dcreate2(h->file, name, H5T_IEEE_F32LE, space, link, create, H5P_DEFAULT);
+    hid_t create = creation_list(rank, dims, compression), dataset = -1;
+    if (!fm_io_fails(h->env) && create >= 0 && make_groups(h->file, name))
+        dataset = H5Dcreate2(h->file, name, H5T_IEEE_F32LE, space, H5P_DEFAULT, create,
+                             H5P_DEFAULT);
     if (dataset < 0)
         status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be created");
     else if (fm_io_fails(h->env) ||
@@ -103,7 +116,6 @@ fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_placem
     if (dataset >= 0 && H5Dclose(dataset) < 0 && status == FM_OK)
         status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be closed");
     if (create >= 0) H5Pclose(create);
-    if (link >= 0) H5Pclose(link);
     if (space >= 0) H5Sclose(space);
     fm_h5_leave();
     return status;

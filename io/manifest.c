@@ -21,6 +21,14 @@ static json_t *file_list(const fm_manifest *m) {
     return files;
 }
 
+/* XXH3-128 of the manifest without its member "checksum", compact, keys sorted; false: no memory. */
+static bool checksum(const json_t *root, char hash[FM_HASH]) {
+    char *text = json_dumps(root, JSON_COMPACT | JSON_SORT_KEYS);
+    if (text) fm_disk_hash_text(text, hash);
+    free(text);
+    return text != NULL;
+}
+
 fm_status fm_manifest_write(fm_error *err, fm_io_env *env, const char *path, const fm_manifest *m) {
     const fm_mesh_config *c = &m->layout;
     json_t *root = json_pack("{s:s, s:i, s:I, s:{s:i, s:i, s:i, s:i, s:i, s:i, s:i}, s:o}",
@@ -28,7 +36,10 @@ fm_status fm_manifest_write(fm_error *err, fm_io_env *env, const char *path, con
                              (json_int_t)m->step, "layout", "world_size", m->world_size, "dp",
                              m->dp, "tp", c->tp, "pp", c->pp, "ep", c->ep, "etp", c->etp, "zero",
                              c->zero, "files", file_list(m));
-    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
+    char hash[FM_HASH];
+    bool whole = root && checksum(root, hash) &&
+                 json_object_set_new(root, "checksum", json_string(hash)) == 0;
+    char *text = whole ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
     fm_status status = FM_OK;
     FM_REQUIRE_GOTO(err, text, FM_ERR_OOM, "out of memory: %s", path);
     status = fm_disk_write(err, env, path, text, false);
@@ -101,7 +112,14 @@ fm_status fm_manifest_read(fm_error *err, const char *path, fm_manifest *out) {
                         json_is_array(files) && step >= 0,
                     FM_ERR_CHECKPOINT, "%s: %s", path, e.text);
     out->step = step;
-    status = parse_files(err, path, files, out);
+    FM_TRY_GOTO(parse_files(err, path, files, out));
+    char wanted[FM_HASH], got[FM_HASH];
+    const char *claimed = json_string_value(json_object_get(root, "checksum"));
+    snprintf(wanted, sizeof wanted, "%s", claimed ? claimed : "missing");
+    (void)json_object_del(root, "checksum"); /* where it is missing the comparison fails */
+    FM_REQUIRE_GOTO(err, checksum(root, got), FM_ERR_OOM, "out of memory: %s", path);
+    FM_REQUIRE_GOTO(err, strcmp(got, wanted) == 0, FM_ERR_CHECKPOINT,
+                    "%s: its member checksum is %s; its contents give %s", path, wanted, got);
 out:
     json_decref(root);
     if (status != FM_OK) fm_manifest_free(out);

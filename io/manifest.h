@@ -22,7 +22,8 @@ typedef struct fm_manifest {
 } fm_manifest;
 
 fm_status fm_manifest_write(fm_error *err, fm_io_env *env, const char *path, const fm_manifest *m);
-/* FM_ERR_CHECKPOINT: no JSON, wrong types, another version, file names that are no plain names. */
+/* FM_ERR_CHECKPOINT: no JSON, wrong types, another version, file names that are no plain names,
+ * another checksum than its own. */
 fm_status fm_manifest_read(fm_error *err, const char *path, fm_manifest *out);
 void fm_manifest_free(fm_manifest *m); /* safe on a zeroed one */
 

@@ -4,6 +4,7 @@
 #include "io/h5.h"
 #include "io/manifest.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { STATE_LIMIT = 16 << 20 };
@@ -36,6 +37,15 @@ void fm_ckpt_close(fm_ckpt_reader *r) {
     free(r);
 }
 
+static fm_status check_hash(fm_error *err, const char *path, const fm_manifest_file *f) {
+    char hash[FM_HASH];
+    int64_t bytes;
+    FM_TRY(fm_disk_hash(err, NULL, path, false, hash, &bytes));
+    FM_REQUIRE(err, strcmp(hash, f->hash) == 0, FM_ERR_CHECKPOINT,
+               "%s: its checksum is %s; the manifest has %s", path, hash, f->hash);
+    return FM_OK;
+}
+
 /* Opens one file of the manifest; its size must be the manifest's. */
 static fm_status open_shard(fm_error *err, fm_ckpt_reader *r, const fm_manifest_file *f) {
     char path[FM_PATH];
@@ -45,9 +55,72 @@ static fm_status open_shard(fm_error *err, fm_ckpt_reader *r, const fm_manifest_
     memcpy(s->name, f->name, sizeof s->name);
     FM_TRY(fm_h5_open(err, path, &s->h5));
     r->n_shards++;
-    if (strcmp(f->name, "state.h5") == 0)
-        return fm_h5_read_text(err, s->h5, "state", STATE_LIMIT, &r->state_json);
+    if (strcmp(f->name, "state.h5") == 0) {
+        FM_TRY(fm_h5_read_text(err, s->h5, "state", STATE_LIMIT, &r->state_json));
+        return check_hash(err, path, f); /* small, and what it says is not looked at twice */
+    }
     return fm_h5_arrays(err, s->h5, &s->arrays, &s->n);
+}
+
+/* One array of one file, for sorting by name. */
+typedef struct holding {
+    const shard *shard;
+    const fm_h5_array *array;
+} holding;
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const holding *)a)->array->name, ((const holding *)b)->array->name);
+}
+
+/* The n files that hold array h[0] have to agree on it, and to hold each element once. */
+static fm_status check_array(fm_error *err, const fm_ckpt_reader *r, const holding *h, int64_t n) {
+    const fm_h5_array *first = h[0].array;
+    int64_t boxes = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const fm_h5_array *a = h[i].array;
+        FM_REQUIRE(err,
+                   a->ndim == first->ndim &&
+                       memcmp(a->global_shape, first->global_shape, sizeof a->global_shape) == 0,
+                   FM_ERR_CHECKPOINT, "%s: dataset %s: %s and %s differ in its global_shape",
+                   r->path, a->name, h[0].shard->name, h[i].shard->name);
+        boxes += a->n_boxes;
+    }
+    fm_box *all = calloc((size_t)boxes + 1, sizeof *all);
+    FM_REQUIRE(err, all, FM_ERR_OOM, "out of memory: boxes of %s", first->name);
+    boxes = 0;
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(all + boxes, h[i].array->boxes, (size_t)h[i].array->n_boxes * sizeof *all);
+        boxes += h[i].array->n_boxes;
+    }
+    int64_t at[FM_MAX_DIMS];
+    fm_tiling tiling = fm_boxes_tile(first->ndim, first->global_shape, all, boxes, at);
+    free(all);
+    if (tiling == FM_TILED) return FM_OK;
+    char where[128];
+    size_t used = 0;
+    for (int d = 0; d < first->ndim; d++)
+        used += (size_t)snprintf(where + used, sizeof where - used, "%s%lld", d ? ", " : "",
+                                 (long long)at[d]);
+    return fm_fail(err, FM_ERR_CHECKPOINT, "%s: dataset %s (in %s%s): element [%s] is %s", r->path,
+                   first->name, h[0].shard->name, n > 1 ? " and others" : "", where,
+                   tiling == FM_TILES_GAP ? "in no file" : "there twice");
+}
+
+static fm_status check_arrays(fm_error *err, const fm_ckpt_reader *r) {
+    int64_t n = fm_ckpt_count(r), k = 0;
+    holding *h = calloc((size_t)n + 1, sizeof *h);
+    FM_REQUIRE(err, h, FM_ERR_OOM, "out of memory: the list of arrays");
+    for (int64_t i = 0; i < r->n_shards; i++)
+        for (int64_t j = 0; j < r->shards[i].n; j++)
+            h[k++] = (holding){&r->shards[i], &r->shards[i].arrays[j]};
+    if (n > 0) qsort(h, (size_t)n, sizeof *h, by_name);
+    fm_status status = FM_OK;
+    for (int64_t i = 0; status == FM_OK && i < n; i += k) {
+        for (k = 1; i + k < n && by_name(&h[i], &h[i + k]) == 0;) k++;
+        status = check_array(err, r, &h[i], k);
+    }
+    free(h);
+    return status;
 }
 
 fm_status fm_ckpt_open(fm_ctx *ctx, const char *path, fm_ckpt_reader **out) {
@@ -66,6 +139,7 @@ fm_status fm_ckpt_open(fm_ctx *ctx, const char *path, fm_ckpt_reader **out) {
     for (int64_t i = 0; i < r->manifest.n_files; i++)
         FM_TRY_GOTO(open_shard(err, r, &r->manifest.files[i]));
     FM_CHECK_GOTO(r->state_json, FM_ERR_CHECKPOINT, "%s: state.h5 is missing", path);
+    FM_TRY_GOTO(check_arrays(err, r));
     *out = r;
 out:
     if (status == FM_ERR_IO) status = ctx->error.status = FM_ERR_CHECKPOINT;
@@ -162,30 +236,6 @@ out:
     return status;
 }
 
-/* All boxes that any file holds of the array, in one list. */
-static fm_status check_tiling(fm_ctx *ctx, const fm_ckpt_reader *r, const fm_h5_array *first) {
-    int64_t n = 0, one, other;
-    for (int64_t i = 0; i < r->n_shards; i++)
-        for (int64_t j = 0; j < r->shards[i].n; j++)
-            if (strcmp(r->shards[i].arrays[j].name, first->name) == 0)
-                n += r->shards[i].arrays[j].n_boxes;
-    fm_box *all = calloc((size_t)n + 1, sizeof *all);
-    FM_CHECK(all, FM_ERR_OOM, "out of memory: boxes of %s", first->name);
-    n = 0;
-    for (int64_t i = 0; i < r->n_shards; i++)
-        for (int64_t j = 0; j < r->shards[i].n; j++) {
-            const fm_h5_array *a = &r->shards[i].arrays[j];
-            if (strcmp(a->name, first->name) != 0) continue;
-            memcpy(all + n, a->boxes, (size_t)a->n_boxes * sizeof *all);
-            n += a->n_boxes;
-        }
-    bool good = fm_boxes_tile(first->ndim, first->global_shape, all, n, &one, &other);
-    free(all);
-    FM_CHECK(good, FM_ERR_CHECKPOINT, "%s: dataset %s: %s", r->path, first->name,
-             other >= 0 ? "two of its boxes overlap" : "its boxes leave a gap");
-    return FM_OK;
-}
-
 /* Reads every box of an array through its checksums. */
 static fm_status check_chunks(fm_ctx *ctx, const shard *s, const fm_h5_array *a) {
     for (int64_t b = 0; b < a->n_boxes; b++) {
@@ -206,17 +256,12 @@ fm_status fm_ckpt_verify(fm_ctx *ctx, const char *path) {
     fm_status status = FM_OK;
     for (int64_t i = 0; i < r->manifest.n_files; i++) {
         const fm_manifest_file *f = &r->manifest.files[i];
-        char file[FM_PATH], hash[FM_HASH];
-        int64_t bytes;
+        char file[FM_PATH];
         FM_TRY_GOTO(fm_disk_join(&ctx->error, file, path, f->name));
-        FM_TRY_GOTO(fm_disk_hash(&ctx->error, NULL, file, false, hash, &bytes));
         /* The chunks first: they can name the dataset. */
-        for (int64_t j = 0; j < r->shards[i].n; j++) {
-            FM_TRY_GOTO(check_tiling(ctx, r, &r->shards[i].arrays[j]));
+        for (int64_t j = 0; j < r->shards[i].n; j++)
             FM_TRY_GOTO(check_chunks(ctx, &r->shards[i], &r->shards[i].arrays[j]));
-        }
-        FM_CHECK_GOTO(strcmp(hash, f->hash) == 0, FM_ERR_CHECKPOINT,
-                      "%s: its checksum is %s; the manifest has %s", file, hash, f->hash);
+        FM_TRY_GOTO(check_hash(&ctx->error, file, f));
     }
 out:
     fm_ckpt_close(r);

@@ -19,9 +19,8 @@ static fm_status check_content(fm_ctx *ctx, const fm_ckpt_content *c) {
              (long long)c->step);
     for (int i = 0; i < c->n_arrays; i++)
         for (int j = 0; j < i; j++)
-            FM_CHECK(c->arrays[i].group != c->arrays[j].group ||
-                         strcmp(c->arrays[i].name, c->arrays[j].name) != 0,
-                     FM_ERR_VALUE, "checkpoint: two arrays are called %s", c->arrays[i].name);
+            FM_CHECK(strcmp(c->arrays[i].name, c->arrays[j].name) != 0, FM_ERR_VALUE,
+                     "checkpoint: two arrays are called %s", c->arrays[i].name);
     return FM_OK;
 }
 
