@@ -21,7 +21,8 @@ __attribute__((used, visibility("default"))) const char *__asan_default_options(
  * pieces of metadata when a damaged file or dataset cannot be opened. */
 __attribute__((used, visibility("default"))) const char *__lsan_default_suppressions(void) {
     return "leak:libmpi\nleak:libopen-pal\nleak:libopen-rte\nleak:libpmix\nleak:mca_\n"
-           "leak:H5O_pline_copy\nleak:H5FL__malloc\nleak:libhwloc\nleak:libevent\nleak:libopenblas\nleak:"
+           "leak:H5O_pline_copy\nleak:H5FL__malloc\nleak:libhwloc\nleak:libevent\nleak:"
+           "libopenblas\nleak:"
            "libdnnl\nleak:libgomp\n"
            "leak:libcuda\nleak:libnccl\nleak:libcublas\n";
 }
