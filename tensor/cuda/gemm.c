@@ -52,10 +52,11 @@ static plan *place_of(fm_gemm_plans *plans, const plan_key *key) {
 
 static cudaDataType_t data_type(fm_dtype dt) { return dt == FM_BF16 ? CUDA_R_16BF : CUDA_R_32F; }
 
-/* The alignment that cuBLASLt may count on, up to the 256 bytes that it cares for. */
+/* The alignment that cuBLASLt may count on. No access is wider than 16 bytes; to promise more would
+ * let two calls of one shape take different kernels by where their arrays happen to lie. */
 static uint32_t alignment(const void *p) {
     uintptr_t low = (uintptr_t)p & (~(uintptr_t)p + 1);
-    return low == 0 || low > 256 ? 256 : (uint32_t)low;
+    return low == 0 || low > 16 ? 16 : (uint32_t)low;
 }
 
 /* Everything cuBLASLt wants to know of one product, in its order: its A is our b. */

@@ -45,9 +45,15 @@ fm_status fm_cuda_linear_forward(fm_device *dev, const fm_linear_args *a) {
                       .ldb = a->in,
                       .ldc = a->out};
     bool done;
-    /* The epilogue's second output wants rows of a multiple of 8. */
-    if (a->act == FM_ACT_GELU && a->dt == FM_BF16 && (!a->pre || a->out % 8 == 0)) {
-        FM_TRY(fm_cuda_gemm_epilogue(dev, &g, a->b, true, a->pre, &done));
+    /* Always with the second output, into scratch where nobody wants it: whether a pass keeps `pre`
+     * must not choose another kernel, since recomputation has to give the same bits. That output
+     * wants rows of a multiple of 8. */
+    if (a->act == FM_ACT_GELU && a->dt == FM_BF16 && a->out % 8 == 0) {
+        void *aux = a->pre;
+        if (!aux) {
+            FM_TRY(fm_cuda_scratch(dev, (size_t)(a->T * a->out) * fm_dtype_size(a->dt), &aux));
+        }
+        FM_TRY(fm_cuda_gemm_epilogue(dev, &g, a->b, true, aux, &done));
         if (done) return FM_OK;
     }
     if (a->pre) g.c = a->pre;
