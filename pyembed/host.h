@@ -33,6 +33,10 @@ typedef struct fm_host {
 
 extern fm_host fm_the_host;
 
+/* Makes OpenMP's threads sleep soon when they wait, by starting the program again once with a setting
+ * that libgomp reads before main. Call first of all; see spin.c. */
+void fm_host_limit_spinning(char **argv);
+
 /* Reads the environment: threads, launcher. 0, or an exit status with the reason on stderr. */
 int fm_host_start(const char *device);
 
