@@ -78,12 +78,18 @@ static int64_t place(int ndim, const fm_box *b, const int64_t *point) {
     return at;
 }
 
+static int64_t side(const fm_box *b, int d) { return b->stop[d] - b->start[d]; }
+
 void fm_box_copy(int ndim, float *dst, const fm_box *to, const float *src, const fm_box *from,
                  const fm_box *part) {
     int64_t point[FM_MAX_DIMS] = {0};
     for (int d = 0; d < ndim; d++) point[d] = part->start[d];
+    /* Dimensions behind `last` are whole in all three: they are one run of memory. */
     int last = ndim - 1;
     size_t run = (size_t)(part->stop[last] - part->start[last]) * sizeof(float);
+    for (; last > 0 && side(part, last) == side(to, last) && side(part, last) == side(from, last);
+         last--)
+        run *= (size_t)side(part, last - 1);
     for (;;) {
         memcpy(dst + place(ndim, to, point), src + place(ndim, from, point), run);
         int d = last - 1;

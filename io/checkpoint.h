@@ -45,7 +45,8 @@ fm_status fm_checkpointer_new(fm_ctx *ctx, fm_mesh *mesh, const fm_ckpt_config *
 void fm_checkpointer_free(fm_checkpointer *k);
 
 /* Copies everything to host memory (4 bytes an element until it is on disk: for AdamW three times
- * the masters), then writes, in a thread when asynchronous. A save still under way is finished
+ * the masters), then writes in a thread; writes at once when not asynchronous, from where the arrays
+ * are if that is host memory. A save still under way is finished
  * first; a failure of it is returned here, and this one has not begun. FM_ERR_VALUE: a name twice, a
  * step below 0. FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
 fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_content *content);

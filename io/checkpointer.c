@@ -105,7 +105,7 @@ static int start_thread(fm_checkpointer *k) {
 fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_content *content) {
     FM_TRY(finish(ctx, k));
     fm_snapshot *snapshot;
-    FM_TRY(fm_snapshot_take(ctx, k->mesh, content, k->compression, &snapshot));
+    FM_TRY(fm_snapshot_take(ctx, k->mesh, content, k->compression, !k->asynchronous, &snapshot));
     k->snapshot = snapshot;
     k->status = FM_OK;
     fm_error_clear(&k->error);

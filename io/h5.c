@@ -111,6 +111,7 @@ fm_status fm_h5_close(fm_error *err, fm_h5 *h) {
     if (h->file >= 0 && (H5Fclose(h->file) < 0 || fails))
         status = fm_h5_failed(err, FM_ERR_IO, h, NULL, "cannot be closed");
     fm_h5_leave();
+    free(h->chunk);
     free(h);
     return status;
 }

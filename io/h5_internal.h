@@ -9,7 +9,22 @@ struct fm_h5 {
     hid_t file;
     fm_io_env *env;
     char path[1024];
+    float *chunk; /* room for one chunk, of `room` bytes */
+    size_t room;
+    size_t unsent; /* bytes written since the disk was last told to start */
 };
+
+/* How a dataset of that shape is cut into chunks. */
+typedef struct fm_chunking {
+    int rank;
+    hsize_t dims[H5S_MAX_RANK], chunk[H5S_MAX_RANK];
+} fm_chunking;
+
+/* All of a dataset whose only filter is fletcher32, chunk by chunk. */
+bool fm_h5_write_chunks(fm_h5 *h, hid_t dataset, const fm_chunking *g, const float *data);
+/* The elements of `slab`, row-major. False where that is not how the dataset is stored, or something is
+ * wrong with it: HDF5's own reading then succeeds or says what. */
+bool fm_h5_read_chunks(fm_h5 *h, hid_t dataset, const fm_box *slab, float *out);
 
 /* The lock around every use of the library. */
 void fm_h5_enter(void);

@@ -222,8 +222,14 @@ void fm_h5_arrays_free(fm_h5_array *a, int64_t n) {
 }
 
 /* [start, start + count) of the dataset into out. */
-static bool read_slab(hid_t dataset, int rank, const hsize_t *start, const hsize_t *count,
+static bool read_slab(fm_h5 *h, hid_t dataset, int rank, const hsize_t *start, const hsize_t *count,
                       float *out) {
+    fm_box slab = {0};
+    for (int d = 0; d < rank; d++) {
+        slab.start[d] = (int64_t)start[d];
+        slab.stop[d] = (int64_t)(start[d] + count[d]);
+    }
+    if (fm_h5_read_chunks(h, dataset, &slab, out)) return true;
     hid_t file = H5Dget_space(dataset), memory = H5Screate_simple(rank, count, NULL);
     bool good = file >= 0 && memory >= 0 &&
                 H5Sselect_hyperslab(file, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
@@ -233,8 +239,8 @@ static bool read_slab(hid_t dataset, int rank, const hsize_t *start, const hsize
     return good;
 }
 
-static bool read_stacked(hid_t dataset, const fm_h5_array *a, int64_t box, const fm_box *part,
-                         float *out) {
+static bool read_stacked(fm_h5 *h, hid_t dataset, const fm_h5_array *a, int64_t box,
+                         const fm_box *part, float *out) {
     const fm_box *b = &a->boxes[box];
     hsize_t start[FM_MAX_DIMS], count[FM_MAX_DIMS];
     for (int d = 0; d < a->ndim; d++) {
@@ -243,16 +249,16 @@ static bool read_stacked(hid_t dataset, const fm_h5_array *a, int64_t box, const
     }
     for (int64_t i = 0; i < box; i++)
         start[0] += (hsize_t)(a->boxes[i].stop[0] - a->boxes[i].start[0]);
-    return read_slab(dataset, a->ndim, start, count, out);
+    return read_slab(h, dataset, a->ndim, start, count, out);
 }
 
 /* A flat fragment: its box is read whole, then cut. */
-static bool read_flat(hid_t dataset, const fm_h5_array *a, int64_t box, const fm_box *part,
-                      float *out) {
+static bool read_flat(fm_h5 *h, hid_t dataset, const fm_h5_array *a, int64_t box,
+                      const fm_box *part, float *out) {
     hsize_t start = 0, count = (hsize_t)fm_box_numel(a->ndim, &a->boxes[box]);
     for (int64_t i = 0; i < box; i++) start += (hsize_t)fm_box_numel(a->ndim, &a->boxes[i]);
     float *whole = malloc((size_t)count * sizeof *whole);
-    bool good = whole && read_slab(dataset, 1, &start, &count, whole);
+    bool good = whole && read_slab(h, dataset, 1, &start, &count, whole);
     if (good) fm_box_copy(a->ndim, out, part, whole, &a->boxes[box], part);
     free(whole);
     return good;
@@ -263,8 +269,8 @@ fm_status fm_h5_read(fm_error *err, fm_h5 *h, const fm_h5_array *a, int64_t box,
     fm_status status = FM_OK;
     fm_h5_enter();
     hid_t dataset = H5Dopen2(h->file, a->name, H5P_DEFAULT);
-    bool good = dataset >= 0 && (a->stacked ? read_stacked(dataset, a, box, part, out)
-                                            : read_flat(dataset, a, box, part, out));
+    bool good = dataset >= 0 && (a->stacked ? read_stacked(h, dataset, a, box, part, out)
+                                            : read_flat(h, dataset, a, box, part, out));
     if (!good)
         status = fm_h5_failed(err, FM_ERR_CHECKPOINT, h, a->name,
                               "cannot be read (checksum, or truncated)");

@@ -64,11 +64,9 @@ static bool write_attributes(hid_t dataset, const fm_placement *p) {
            write_attribute(dataset, "boxes", 3, dims, boxes) && write_dtype(dataset);
 }
 
-static hid_t creation_list(int rank, const hsize_t *dims, int compression) {
-    hsize_t chunk[FM_MAX_DIMS];
-    chunk_shape(rank, dims, chunk);
+static hid_t creation_list(const fm_chunking *g, int compression) {
     hid_t list = H5Pcreate(H5P_DATASET_CREATE);
-    bool good = list >= 0 && H5Pset_chunk(list, rank, chunk) >= 0;
+    bool good = list >= 0 && H5Pset_chunk(list, g->rank, g->chunk) >= 0;
     if (compression > 0)
         good = good && H5Pset_shuffle(list) >= 0 &&
                H5Pset_deflate(list, (unsigned)compression) >= 0;
@@ -95,21 +93,30 @@ static bool make_groups(hid_t file, const char *name) {
     return good;
 }
 
+static bool write_data(fm_h5 *h, hid_t dataset, const fm_chunking *g, const float *data,
+                       int compression) {
+    /* the disk's format is little-endian, the processor's here as well */
+    if (compression == 0 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
+        return fm_h5_write_chunks(h, dataset, g, data);
+    return !fm_io_fails(h->env) &&
+           H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0;
+}
+
 fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_placement *p,
                       const float *data, int compression) {
-    hsize_t dims[FM_MAX_DIMS] = {0};
-    int rank = dataset_shape(p, dims);
+    fm_chunking g = {0};
+    g.rank = dataset_shape(p, g.dims);
+    chunk_shape(g.rank, g.dims, g.chunk);
     fm_status status = FM_OK;
     fm_h5_enter();
-    hid_t space = H5Screate_simple(rank, dims, NULL);
-    hid_t create = creation_list(rank, dims, compression), dataset = -1;
+    hid_t space = H5Screate_simple(g.rank, g.dims, NULL);
+    hid_t create = creation_list(&g, compression), dataset = -1;
     if (!fm_io_fails(h->env) && create >= 0 && make_groups(h->file, name))
         dataset = H5Dcreate2(h->file, name, H5T_IEEE_F32LE, space, H5P_DEFAULT, create,
                              H5P_DEFAULT);
     if (dataset < 0)
         status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be created");
-    else if (fm_io_fails(h->env) ||
-             H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
+    else if (!write_data(h, dataset, &g, data, compression))
         status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be written");
     else if (!write_attributes(dataset, p))
         status = fm_h5_failed(err, FM_ERR_IO, h, name, "its attributes cannot be written");

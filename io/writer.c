@@ -7,7 +7,8 @@
 
 void fm_snapshot_free(fm_snapshot *s) {
     if (!s) return;
-    for (int i = 0; i < s->n; i++) free(s->arrays[i].data);
+    for (int i = 0; i < s->n; i++)
+        if (!s->arrays[i].borrowed) free(s->arrays[i].data);
     free(s->arrays);
     free(s->state_json);
     fm_manifest_free(&s->manifest);
@@ -25,7 +26,7 @@ static fm_status check_content(fm_ctx *ctx, const fm_ckpt_content *c) {
 }
 
 fm_status fm_snapshot_take(fm_ctx *ctx, const fm_mesh *mesh, const fm_ckpt_content *content,
-                           int compression, fm_snapshot **out) {
+                           int compression, bool borrow, fm_snapshot **out) {
     *out = NULL;
     FM_TRY(check_content(ctx, content));
     fm_snapshot *s = calloc(1, sizeof *s);
@@ -48,11 +49,13 @@ fm_status fm_snapshot_take(fm_ctx *ctx, const fm_mesh *mesh, const fm_ckpt_conte
         snprintf(copy->name, sizeof copy->name, "%s", a->name);
         copy->group = a->group;
         copy->placement = *a->placement;
-        copy->data = malloc(bytes ? bytes : 1);
-        FM_CHECK_GOTO(copy->data, FM_ERR_OOM, "out of memory: %zu bytes to save %s", bytes,
-                      a->name);
+        copy->borrowed = borrow && ctx->dev->on_host;
+        copy->data = copy->borrowed ? a->data : malloc(bytes ? bytes : 1);
+        FM_CHECK_GOTO(copy->data || bytes == 0, FM_ERR_OOM, "out of memory: %zu bytes to save %s",
+                      bytes, a->name);
         s->n++;
-        if (bytes) FM_TRY_GOTO(FM_KERNEL(ctx, copy_out, copy->data, a->data, bytes));
+        if (bytes && !copy->borrowed)
+            FM_TRY_GOTO(FM_KERNEL(ctx, copy_out, copy->data, a->data, bytes));
     }
     *out = s;
 out:

@@ -10,6 +10,7 @@ typedef struct fm_snapshot_array {
     fm_ckpt_group group;
     fm_placement placement;
     float *data;
+    bool borrowed; /* the content's own memory */
 } fm_snapshot_array;
 
 typedef struct fm_snapshot {
@@ -21,8 +22,10 @@ typedef struct fm_snapshot {
     int compression;
 } fm_snapshot;
 
+/* `borrow`: arrays in host memory are not copied; they must stay as they are until the snapshot is
+ * freed. */
 fm_status fm_snapshot_take(fm_ctx *ctx, const fm_mesh *mesh, const fm_ckpt_content *content,
-                           int compression, fm_snapshot **out);
+                           int compression, bool borrow, fm_snapshot **out);
 void fm_snapshot_free(fm_snapshot *s); /* NULL is legal */
 
 /* Writes this rank's files into the folder `tmp` and lists them in s->manifest. */

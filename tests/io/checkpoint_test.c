@@ -140,7 +140,7 @@ static void reshard(fm_ctx *ctx) {
             {.name = "adamw.m/w", .group = FM_CKPT_OPTIM, .placement = &flat[rank], .data = b}};
         fm_ckpt_content both = {1, 2, arrays, "{}"};
         fm_snapshot *s;
-        CHECK_OK(fm_snapshot_take(ctx, &mesh, &both, 0, &s));
+        CHECK_OK(fm_snapshot_take(ctx, &mesh, &both, 0, false, &s));
         CHECK(fm_snapshot_write(&err, NULL, tmp, s) == FM_OK, "%s", err.message);
         for (int64_t i = 0; i < s->manifest.n_files; i++)
             all.files[all.n_files++] = s->manifest.files[i];

@@ -24,7 +24,7 @@ static fm_status write_rank(fm_ctx *ctx, const char *tmp, int rank, fm_manifest 
     fm_ckpt_content both = {1, 2, arrays, "{}"};
     fm_mesh mesh = {.rank = rank, .tp_rank = rank, .world_size = 2, .dp = 1};
     fm_snapshot *s;
-    FM_TRY(fm_snapshot_take(ctx, &mesh, &both, 0, &s));
+    FM_TRY(fm_snapshot_take(ctx, &mesh, &both, 0, false, &s));
     fm_status status = fm_snapshot_write(&ctx->error, NULL, tmp, s);
     for (int64_t i = 0; i < s->manifest.n_files; i++)
         all->files[all->n_files++] = s->manifest.files[i];
