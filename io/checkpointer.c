@@ -13,7 +13,9 @@ struct fm_checkpointer {
     int keep_last, compression;
     bool asynchronous;
     fm_io_env env; /* the thread's while it runs */
+    int lock;      /* of root, while a save is under way */
 
+    bool begun;   /* step_N.tmp is ours */
     bool running; /* a thread was started and not joined */
     atomic_bool written;
     pthread_t thread;
@@ -37,6 +39,7 @@ fm_status fm_checkpointer_new(fm_ctx *ctx, fm_mesh *mesh, const fm_ckpt_config *
     k->compression = c->compression;
     k->asynchronous = c->asynchronous;
     k->env.fail_at = -1;
+    k->lock = -1;
     size_t n = strlen(c->root);
     while (n > 1 && c->root[n - 1] == '/') n--;
     if (n >= sizeof k->root) {
@@ -78,9 +81,12 @@ static fm_status finish(fm_ctx *ctx, fm_checkpointer *k) {
                 (long long)k->snapshot->manifest.step, k->error.message);
         char tmp[FM_PATH];
         fm_error ignored = {0};
-        if (fm_commit_path(&ignored, k->root, k->snapshot->manifest.step, ".tmp", tmp) == FM_OK)
+        if (k->begun &&
+            fm_commit_path(&ignored, k->root, k->snapshot->manifest.step, ".tmp", tmp) == FM_OK)
             (void)fm_disk_remove(&ignored, tmp);
     }
+    fm_disk_unlock(k->lock);
+    k->lock = -1;
     fm_snapshot_free(k->snapshot);
     k->snapshot = NULL;
     return status;
@@ -111,6 +117,10 @@ fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_co
     fm_error_clear(&k->error);
     atomic_store(&k->written, false);
     char tmp[FM_PATH];
+    k->begun = false;
+    k->status = fm_commit_lock(&k->error, &k->env, k->root, &k->lock);
+    if (k->status != FM_OK) return finish(ctx, k);
+    k->begun = true;
     k->status = fm_commit_begin(&k->error, &k->env, k->root, content->step, tmp);
     if (k->status != FM_OK) return finish(ctx, k);
     if (k->asynchronous && start_thread(k) == 0) {
@@ -126,6 +136,7 @@ void fm_checkpointer_free(fm_checkpointer *k) {
     if (k->running) pthread_join(k->thread, NULL);
     if (k->snapshot && k->status == FM_OK)
         (void)fm_commit_end(&k->error, &k->env, k->root, &k->snapshot->manifest, k->keep_last);
+    fm_disk_unlock(k->lock);
     fm_snapshot_free(k->snapshot);
     free(k);
 }

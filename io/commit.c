@@ -138,6 +138,12 @@ static fm_status sweep(fm_error *err, const char *root) {
     return status;
 }
 
+fm_status fm_commit_lock(fm_error *err, fm_io_env *env, const char *root, int *lock) {
+    *lock = -1;
+    FM_TRY(fm_disk_make_folders(err, env, root));
+    return fm_disk_lock(err, root, lock);
+}
+
 fm_status fm_commit_begin(fm_error *err, fm_io_env *env, const char *root, int64_t step,
                           char tmp[FM_PATH]) {
     FM_TRY(fm_disk_make_folders(err, env, root));

@@ -9,7 +9,10 @@
 #define FM_IO_COMMIT_H
 #include "io/manifest.h"
 
-/* Makes root and an empty step_N.tmp in it, whose path goes to `tmp`. */
+/* Makes root and locks it: what lies there unfinished is then of dead runs, and goes. FM_ERR_IO where
+ * another program is between this and its fm_disk_unlock(*lock). */
+fm_status fm_commit_lock(fm_error *err, fm_io_env *env, const char *root, int *lock);
+/* Removes what dead runs left, and makes an empty step_N.tmp, whose path goes to `tmp`. */
 fm_status fm_commit_begin(fm_error *err, fm_io_env *env, const char *root, int64_t step,
                           char tmp[FM_PATH]);
 /* Hashes and syncs the files of step_N.tmp that m names: fills in their sizes and hashes. The slow

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -29,6 +30,33 @@ fm_status fm_disk_make_folder(fm_error *err, fm_io_env *env, const char *path) {
     return FM_OK;
 }
 
+fm_status fm_disk_lock(fm_error *err, const char *path, int *lock) {
+    *lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*lock < 0) return failed(err, path, "cannot be opened");
+    if (flock(*lock, LOCK_EX | LOCK_NB) == 0) return FM_OK;
+    bool held = errno == EWOULDBLOCK;
+    close(*lock);
+    *lock = -1;
+    FM_REQUIRE(err, !held, FM_ERR_IO, "%s: another program is saving a checkpoint there now", path);
+    return FM_OK;
+}
+
+void fm_disk_unlock(int lock) {
+    if (lock < 0) return;
+    (void)flock(lock, LOCK_UN); /* a forked child may have it open still */
+    close(lock);
+}
+
+/* The folder that holds it: only then is a new folder there after a crash of the machine. */
+static fm_status sync_parent(fm_error *err, fm_io_env *env, const char *path) {
+    char parent[FM_PATH];
+    const char *slash = strrchr(path, '/');
+    int length = !slash ? 0 : slash == path ? 1 : (int)(slash - path);
+    snprintf(parent, sizeof parent, "%.*s", length, path);
+    if (length == 0) return fm_disk_sync_folder(err, env, ".");
+    return fm_disk_sync_folder(err, env, parent);
+}
+
 fm_status fm_disk_make_folders(fm_error *err, fm_io_env *env, const char *path) {
     char part[FM_PATH];
     FM_REQUIRE(err, strlen(path) < sizeof part, FM_ERR_IO, "%s: the path is too long", path);
@@ -37,8 +65,9 @@ fm_status fm_disk_make_folders(fm_error *err, fm_io_env *env, const char *path) 
         if (*at != '/' && *at != 0) continue;
         char was = *at;
         *at = 0;
-        if (fm_io_fails(env) || (mkdir(part, 0777) != 0 && errno != EEXIST))
-            return failed(err, part, "the folder cannot be made");
+        bool made = !fm_io_fails(env) && mkdir(part, 0777) == 0;
+        if (!made && errno != EEXIST) return failed(err, part, "the folder cannot be made");
+        if (made) FM_TRY(sync_parent(err, env, part));
         *at = was;
         if (was == 0) return FM_OK;
     }

@@ -11,7 +11,11 @@ enum { FM_PATH = 1024, FM_HASH = 33 };
 /* "a/b" into out [FM_PATH]; FM_ERR_IO where it is too long. */
 fm_status fm_disk_join(fm_error *err, char *out, const char *folder, const char *name);
 fm_status fm_disk_make_folders(fm_error *err, fm_io_env *env, const char *path); /* mkdir -p */
-fm_status fm_disk_make_folder(fm_error *err, fm_io_env *env, const char *path);  /* must be new */
+/* Keeps others out of a folder until fm_disk_unlock or the end of the process. FM_ERR_IO where another
+ * holds it; *lock is -1 where the file system has no such locks, and nobody is kept out. */
+fm_status fm_disk_lock(fm_error *err, const char *path, int *lock);
+void fm_disk_unlock(int lock);                                                  /* -1 is legal */
+fm_status fm_disk_make_folder(fm_error *err, fm_io_env *env, const char *path); /* must be new */
 /* A file or folder with all below it; what is not there is no error. Follows no links. */
 fm_status fm_disk_remove(fm_error *err, const char *path);
 fm_status fm_disk_rename(fm_error *err, fm_io_env *env, const char *from, const char *to);

@@ -239,6 +239,33 @@ static void same_bytes(fm_ctx *ctx) {
     fm_mesh_free(mesh);
 }
 
+/* Two programs saving into one folder: each would take the other's unfinished one for a dead run's. */
+static void two_programs(fm_ctx *ctx) {
+    const char *root = root_of("two");
+    fm_mesh *mesh;
+    content c;
+    content_make(&c, 1, 6, 1, "{}");
+    fm_checkpointer *k = checkpointer(ctx, &mesh, root, 1, true, 0);
+    CHECK(k, "%s", ctx->error.message);
+    CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+    CHECK_OK(fm_checkpointer_wait(ctx, k));
+    fm_error err = {0};
+    int lock;
+    char tmp[FM_PATH];
+    CHECK(fm_commit_lock(&err, NULL, root, &lock) == FM_OK, "%s", err.message);
+    CHECK(fm_commit_begin(&err, NULL, root, 2, tmp) == FM_OK, "%s", err.message);
+    c.checkpoint.step = 2;
+    CHECK_FAILS(fm_checkpointer_save(ctx, k, &c.checkpoint), FM_ERR_IO, root, "another program");
+    CHECK(access(tmp, F_OK) == 0, "%s was removed under its writer", tmp);
+    fm_disk_unlock(lock);
+    CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+    CHECK_OK(fm_checkpointer_wait(ctx, k));
+    CHECK_OK(content_read(ctx, &c, root, 2));
+    fm_checkpointer_free(k);
+    fm_mesh_free(mesh);
+    content_free(&c);
+}
+
 static void arguments(fm_ctx *ctx) {
     fm_mesh *mesh;
     const char *root = root_of("arguments");
@@ -274,5 +301,6 @@ static const test_case cases[] = {{"sync_round_trip", sync_round_trip},
                                   {"reshard", reshard},
                                   {"gap", gap},
                                   {"same_bytes", same_bytes},
+                                  {"two_programs", two_programs},
                                   {"arguments", arguments}};
 TEST_MAIN(cases)
