@@ -191,6 +191,12 @@ static fm_status read_box(fm_ctx *ctx, const shard *s, const fm_h5_array *a, int
         fm_box part;
         if (fm_box_intersect(a->ndim, &a->boxes[box], to, &part)) {
             int64_t n = fm_box_numel(a->ndim, &part);
+            *filled += n;
+            if (n == fm_box_numel(a->ndim, to)) { /* all of it: straight to its place */
+                FM_TRY(fm_h5_read(&ctx->error, s->h5, a, box, &part, out + at));
+                at += n;
+                continue;
+            }
             float *piece = malloc((size_t)n * sizeof *piece);
             FM_CHECK(piece, FM_ERR_OOM, "out of memory: %lld elements of %s", (long long)n,
                      a->name);
@@ -198,7 +204,6 @@ static fm_status read_box(fm_ctx *ctx, const shard *s, const fm_h5_array *a, int
             if (status == FM_OK) fm_box_copy(a->ndim, out + at, to, piece, &part, &part);
             free(piece);
             FM_TRY(status);
-            *filled += n;
         }
         at += fm_box_numel(a->ndim, to);
     }

@@ -159,8 +159,11 @@ static void reshard(fm_ctx *ctx) {
         placement_of(2, shape, 1, (int64_t[]){0, 0, 12, 6}),
         placement_of(2, shape, 1, (int64_t[]){3, 0, 11, 6}),
         placement_of(2, shape, 2, (int64_t[]){11, 2, 12, 6, 0, 0, 5, 1}),
-        placement_of(2, shape, 3, (int64_t[]){1, 0, 3, 6, 5, 0, 7, 6, 9, 0, 11, 6})};
-    for (int w = 0; w < 4; w++)
+        placement_of(2, shape, 3, (int64_t[]){1, 0, 3, 6, 5, 0, 7, 6, 9, 0, 11, 6}),
+        placement_of(2, shape, 2, (int64_t[]){7, 0, 9, 6, 4, 0, 6, 6}), /* the second as written */
+        parts[1],
+        flat[1]};
+    for (int w = 0; w < (int)(sizeof wanted / sizeof *wanted); w++)
         for (int array = 0; array < 2; array++) {
             float got[72];
             int64_t n = fm_placement_numel(&wanted[w]);
