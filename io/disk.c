@@ -157,7 +157,7 @@ static fm_status open_regular(fm_error *err, const char *path, int *fd, int64_t 
 
 fm_status fm_disk_check_size(fm_error *err, const char *path, int64_t bytes) {
     int fd;
-    int64_t got;
+    int64_t got = 0; /* gcc 12 at -O1 does not see that open_regular sets it */
     FM_TRY(open_regular(err, path, &fd, &got));
     close(fd);
     FM_REQUIRE(err, got == bytes, FM_ERR_IO, "%s: has %lld bytes; the manifest says %lld", path,
