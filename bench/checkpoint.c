@@ -66,8 +66,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: checkpoint FOLDER [MiB] [ROUNDS]\n");
         return 2;
     }
-    int64_t mib = argc > 2 ? atoll(argv[2]) : 768;
-    int rounds = argc > 3 ? atoi(argv[3]) : 5, n = (int)(mib / ARRAY_MIB);
+    int64_t mib = argc > 2 ? strtoll(argv[2], NULL, 10) : 768;
+    int rounds = argc > 3 ? (int)strtol(argv[3], NULL, 10) : 5, n = (int)(mib / ARRAY_MIB);
     if (n < 3 || n > 1 << 16 || rounds < 1 || rounds > MAX_ROUNDS) {
         fprintf(stderr, "MiB must be at least %d, ROUNDS in 1..%d\n", 3 * ARRAY_MIB, MAX_ROUNDS);
         return 2;
@@ -132,10 +132,8 @@ int main(int argc, char **argv) {
     }
     unlink(file);
     double gb = (double)bytes / 1e9, s = median(save[0], rounds), sp = median(save[1], rounds),
-           l = median(read_[0], rounds), lp = median(read_[1], rounds), load1;
-    FILE *f = fopen("/proc/loadavg", "r");
-    if (!f || fscanf(f, "%lf", &load1) != 1) load1 = -1;
-    if (f) fclose(f);
+           l = median(read_[0], rounds), lp = median(read_[1], rounds), load1 = -1;
+    if (getloadavg(&load1, 1) != 1) load1 = -1;
     printf("%.2f GB, medians of %d, load average %.1f\n", gb, rounds, load1);
     printf("save  %6.2f GB/s  write+fsync %6.2f GB/s  ratio %.2f\n", gb / s, gb / sp, sp / s);
     printf("load  %6.2f GB/s  read        %6.2f GB/s  ratio %.2f\n", gb / l, gb / lp, lp / l);

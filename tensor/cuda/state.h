@@ -55,7 +55,7 @@ fm_status fm_cublas_fail(fm_error *err, const char *name, cublasStatus_t e, cons
 /* gemm.c: gemm with a dense layer's epilogue, c = gelu?(a b + bias). bias [n] and aux [m, n], which
  * receives the value before the gelu, are of dtype c_dt, or NULL. *done is false where cuBLASLt has
  * no kernel for it; nothing has been computed then. */
-fm_status fm_cuda_gemm_epilogue(fm_device *dev, const fm_gemm_args *a, const void *bias, bool gelu,
+fm_status fm_cuda_gemm_epilogue(fm_device *dev, const fm_gemm_args *g, const void *bias, bool gelu,
                                 void *aux, bool *done);
 fm_status fm_gemm_plans_new(fm_error *err, fm_gemm_plans **out);
 void fm_gemm_plans_free(fm_gemm_plans *p); /* NULL is legal */

@@ -29,7 +29,7 @@ static void run_once(cases *c, const product_case *p, fm_device *dev, const char
         const array *a = p->outputs[o];
         array_check(c, who, p->names[o], a);
         bool is_first = !first[o];
-        if (is_first) first[o] = malloc((size_t)(a->n + 1) * sizeof(double));
+        if (is_first) first[o] = calloc((size_t)a->n + 1, sizeof(double));
         if (!first[o]) abort();
         for (int64_t i = 0; i < a->n; i++) {
             double x = array_get(a, i);
