@@ -23,6 +23,9 @@ typedef struct fm_ckpt_array {
     void *data; /* local elements, fp32, device memory */
 } fm_ckpt_array;
 
+/* Longest state_json, in bytes with its end: what is saved can be loaded. */
+enum { FM_CKPT_STATE_LIMIT = 16 << 20 };
+
 typedef struct fm_ckpt_content {
     int64_t step;
     int n_arrays;

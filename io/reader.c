@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { STATE_LIMIT = 16 << 20 };
-
 typedef struct shard {
     char name[64];
     fm_h5 *h5;
@@ -56,7 +54,7 @@ static fm_status open_shard(fm_error *err, fm_ckpt_reader *r, const fm_manifest_
     FM_TRY(fm_h5_open(err, path, &s->h5));
     r->n_shards++;
     if (strcmp(f->name, "state.h5") == 0) {
-        FM_TRY(fm_h5_read_text(err, s->h5, "state", STATE_LIMIT, &r->state_json));
+        FM_TRY(fm_h5_read_text(err, s->h5, "state", FM_CKPT_STATE_LIMIT, &r->state_json));
         return check_hash(err, path, f); /* small, and what it says is not looked at twice */
     }
     return fm_h5_arrays(err, s->h5, &s->arrays, &s->n);

@@ -18,6 +18,10 @@ void fm_snapshot_free(fm_snapshot *s) {
 static fm_status check_content(fm_ctx *ctx, const fm_ckpt_content *c) {
     FM_CHECK(c->step >= 0, FM_ERR_VALUE, "checkpoint: step is %lld; it must not be negative",
              (long long)c->step);
+    size_t state = strlen(c->state_json) + 1;
+    FM_CHECK(state <= FM_CKPT_STATE_LIMIT, FM_ERR_VALUE,
+             "checkpoint: the state (extra) has %zu bytes; allowed are %d", state,
+             FM_CKPT_STATE_LIMIT);
     for (int i = 0; i < c->n_arrays; i++)
         for (int j = 0; j < i; j++)
             FM_CHECK(strcmp(c->arrays[i].name, c->arrays[j].name) != 0, FM_ERR_VALUE,

@@ -127,12 +127,17 @@ out:
 typedef struct block_call {
     fm_gpt *m;
     int64_t layer;
+    bool training; /* of the first pass, whatever was set since */
 } block_call;
 
 static fm_status recomputed_block(fm_ctx *ctx, void *user, fm_tensor **in, fm_tensor **out) {
     (void)ctx;
     const block_call *call = user;
-    return fm_gpt_block(call->m, call->layer, in[0], in[1], NULL, out);
+    bool was = call->m->training;
+    fm_gpt_train(call->m, call->training);
+    fm_status status = fm_gpt_block(call->m, call->layer, in[0], in[1], NULL, out);
+    fm_gpt_train(call->m, was);
+    return status;
 }
 
 /* *sum += weight · x, where x is there */
@@ -162,7 +167,7 @@ static fm_status trunk(fm_gpt *m, fm_tensor *tokens, fm_tensor **y, fm_gpt_out *
     FM_TRY_GOTO(fm_gpt_embed(m, tokens, 0, &x));
     for (int64_t i = 0; i < m->config.n_layer; i++) {
         if (m->config.recompute) {
-            block_call call = {m, i};
+            block_call call = {m, i, m->training};
             FM_TRY_GOTO(fm_recompute(ctx, recomputed_block, &call, sizeof call,
                                      (fm_tensor *[]){x, tokens}, 2, out, 3));
         } else {

@@ -277,6 +277,8 @@ static int set_steps(PyObject *o, PyObject *v, void *unused) {
     if (!fm_call_begin(&c)) return -1;
     fm_optim *optim = ((fm_py_optim *)o)->optim;
     optim->step = n;
+    /* Gradients of a step that was begun belong to the weights before. */
+    for (int i = 0; i < optim->n_sets; i++) fm_param_zero_grads(optim->sets[i]);
     optim->backwards = 0;
     c.ctx->step = (uint32_t)n;
     c.ctx->micro = 0;

@@ -78,9 +78,12 @@ def _parts(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 class no_grad(contextlib.ContextDecorator):
     """`with fmoe.no_grad():` operations are not recorded, and cost no memory for a backward."""
 
+    def __init__(self) -> None:
+        self._before: list[bool] = []  # one object may be entered again: a recursive function's
+
     def __enter__(self) -> no_grad:
-        self._before = _fmoe.grad_enable(False)
+        self._before.append(_fmoe.grad_enable(False))
         return self
 
     def __exit__(self, *unused: object) -> None:
-        _fmoe.grad_enable(self._before)
+        _fmoe.grad_enable(self._before.pop())
