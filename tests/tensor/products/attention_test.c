@@ -189,6 +189,66 @@ static void check_nan(cases *c, fm_dtype dt, int64_t S, int64_t at) {
     array_free(&q), array_free(&k), array_free(&v), array_free(&o);
 }
 
+/* A NaN in do of query `at` reaches its own dq, and dk and dv of the keys it sees; no other. */
+static void check_nan_backward(cases *c, fm_dtype dt, int64_t S, int64_t at) {
+    enum { DH = 8 };
+    array q = array_new(dt, S * DH, 1), k = array_new(dt, S * DH, 2), v = array_new(dt, S * DH, 3);
+    array o = array_new(dt, S * DH, 4), d_o = array_new(dt, S * DH, 5);
+    array lse = array_new(FM_F32, S, 6);
+    array dq = array_new(dt, S * DH, 7), dk = array_new(dt, S * DH, 8);
+    array dv = array_new(dt, S * DH, 9);
+    for (int64_t e = at * DH; e < (at + 1) * DH; e++) d_o.values[e] = NAN;
+    array_reset(&d_o);
+    fm_attention_grad_args a = {.fwd = {.dt = dt,
+                                        .B = 1,
+                                        .Sq = S,
+                                        .Skv = S,
+                                        .H = 1,
+                                        .KV = 1,
+                                        .dh = DH,
+                                        .q = q.data,
+                                        .k = k.data,
+                                        .v = v.data,
+                                        .q_batch = S * DH,
+                                        .k_batch = S * DH,
+                                        .v_batch = S * DH,
+                                        .q_row = DH,
+                                        .k_row = DH,
+                                        .v_row = DH,
+                                        .scale = 1,
+                                        .causal = true,
+                                        .o = o.data,
+                                        .lse = lse.data},
+                                .d_o = d_o.data,
+                                .dq = dq.data,
+                                .dk = dk.data,
+                                .dv = dv.data};
+    const char *isas[FM_CPU_MAX_ISAS];
+    int n = fm_cpu_isas(isas);
+    for (int i = 0; i < n; i++) {
+        fm_error error = {0};
+        fm_device *dev;
+        if (fm_cpu_open_isa(isas[i], &error, &dev) != FM_OK || run_forward(dev, &a) != FM_OK ||
+            run_backward(dev, &a) != FM_OK) {
+            case_fail(c, "%s: %s", isas[i], error.message);
+            break;
+        }
+        for (int64_t e = 0; e < S * DH; e++) {
+            int64_t row = e / DH;
+            if (isnan(array_get(&dq, e)) != (row == at) ||
+                isnan(array_get(&dk, e)) != (row <= at) ||
+                isnan(array_get(&dv, e)) != (row <= at)) {
+                case_fail(c, "%s: position %lld has dq %g, dk %g, dv %g", isas[i], (long long)row,
+                          array_get(&dq, e), array_get(&dk, e), array_get(&dv, e));
+                break;
+            }
+        }
+        fm_cpu_close(dev);
+    }
+    array *all[] = {&q, &k, &v, &o, &d_o, &lse, &dq, &dk, &dv};
+    for (int i = 0; i < 9; i++) array_free(all[i]);
+}
+
 typedef struct rope_case {
     fm_dtype dt;
     int64_t T, S, heads, dh, cols, pos0;
@@ -248,6 +308,13 @@ int main(int argc, char **argv) {
             if (!case_begin(&c, "attention %s NaN at=%lld", d ? "bf16" : "fp32", (long long)at))
                 continue;
             check_nan(&c, dt, 150, at);
+            case_end(&c);
+        }
+        for (int64_t at = 0; at < 150; at += 37) {
+            if (!case_begin(&c, "attention_backward %s NaN at=%lld", d ? "bf16" : "fp32",
+                            (long long)at))
+                continue;
+            check_nan_backward(&c, dt, 150, at);
             case_end(&c);
         }
         static const int64_t ropes[][6] = {/* T, S, heads, dh, cols, pos0 */
