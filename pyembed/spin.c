@@ -1,6 +1,6 @@
 /* How long OpenMP's threads spin before they sleep. docs/adr/0002-spinning.md
  *
- * libgomp spins for about a millisecond at the end of each parallel loop. Beside any other busy
+ * libgomp spins long (300,000 rounds) at the end of each parallel loop. Beside any other busy
  * process that is a disaster: the thread that is done spins on one core, while the one that still
  * has work shares the other core with the stranger. It reads its settings before main() begins, so the
  * program starts itself again with a shorter time; what it sets is gone from the environment by
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Some 20 µs: longer than the way from one kernel to the next. */
+/* Measured in the ADR: as good as none beside other processes, 2.5 % slower than the default alone. */
 #define SPIN_COUNT "1000"
 #define MARK "FMOE_SPIN_COUNT_SET"
 
