@@ -18,9 +18,10 @@ static fm_status check_sizes(fm_ctx *ctx, const fm_mesh_config *c, int world_siz
              c->zero);
     FM_CHECK(world_size >= 1, FM_ERR_VALUE, "mesh: world_size is %d; it must be at least 1",
              world_size);
-    FM_CHECK(world_size % (c->tp * c->pp) == 0, FM_ERR_VALUE,
+    /* Products in 64 bits: 65536 times 65536 is 0 in an int. */
+    FM_CHECK(world_size % ((int64_t)c->tp * c->pp) == 0, FM_ERR_VALUE,
              "mesh: tp %d times pp %d does not divide the %d ranks", c->tp, c->pp, world_size);
-    FM_CHECK(world_size % (c->pp * c->etp) == 0, FM_ERR_VALUE,
+    FM_CHECK(world_size % ((int64_t)c->pp * c->etp) == 0, FM_ERR_VALUE,
              "mesh: pp %d times etp %d does not divide the %d ranks", c->pp, c->etp, world_size);
     int experts = world_size / (c->pp * c->etp);
     FM_CHECK(experts % c->ep == 0, FM_ERR_VALUE,

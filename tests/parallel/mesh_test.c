@@ -34,8 +34,58 @@ static void errors(test *t) {
     c.zero = 2;
     EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "zero is 2", "0 and 1");
     c = fm_mesh_config_default();
+    c.pp = 2, c.etp = 3;
+    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 4, &m), FM_ERR_VALUE, "pp 2", "etp 3", "4 ranks");
+    c = fm_mesh_config_default();
+    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 0, &m), FM_ERR_VALUE, "world_size is 0");
+    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 1, 1, &m), FM_ERR_VALUE, "rank is 1");
     EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 2, &m), FM_ERR_UNSUPPORTED, "2 ranks");
     EXPECT(t, !m, "a mesh after an error");
+}
+
+/* 65536 times 65536 is 0 in an int. */
+static void products_that_overflow(test *t) {
+    fm_mesh *m;
+    fm_mesh_config c = fm_mesh_config_default();
+    c.tp = c.pp = 65536;
+    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "tp 65536", "pp 65536",
+                 "1 ranks");
+    c.tp = 1, c.pp = 1;
+    c.etp = c.ep = 65536;
+    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "etp 65536", "1 ranks");
+    c.etp = 1, c.pp = c.tp = -2147483647 - 1;
+    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "tp is -2147483648");
+}
+
+/* Counts are elements: two bytes each here; the maximum over one rank is its own. */
+static void counts_are_elements(test *t) {
+    fm_comm *c;
+    fm_ctx *ctx = t->ctx;
+    fm_tensor *x, *y;
+    fm_bf16 host[6], got[6];
+    for (int i = 0; i < 6; i++) host[i] = fm_f32_to_bf16((float)i + 1);
+    EXPECT_OK(t, fm_comm_self(ctx, &c));
+    EXPECT_OK(t, fm_tensor_from_host(ctx, &x, FM_BF16, 1, (int64_t[]){6}, host));
+    EXPECT_OK(t, fm_tensor_zeros(ctx, &y, FM_BF16, 1, (int64_t[]){6}));
+    EXPECT_OK(t, c->all_reduce(c, ctx, FM_BF16, x->data, 6, FM_MAX));
+    EXPECT_OK(t, c->all_gather(c, ctx, FM_BF16, y->data, x->data, 4));
+    EXPECT_OK(t, fm_tensor_to_host(ctx, y, got, sizeof got));
+    EXPECT(t, memcmp(got, host, 4 * sizeof *got) == 0 && !got[4].bits, "4 elements of 2 bytes");
+    EXPECT_OK(t, c->all_to_all_v(c, ctx, FM_BF16, y->data, (int64_t[]){2}, (int64_t[]){4}, x->data,
+                                 (int64_t[]){2}, (int64_t[]){1}));
+    EXPECT_OK(t, fm_tensor_to_host(ctx, y, got, sizeof got));
+    EXPECT(t,
+           got[3].bits == host[3].bits && got[4].bits == host[1].bits &&
+               got[5].bits == host[2].bits,
+           "displacements of 2 bytes an element");
+    /* nothing at all, and a gather in place */
+    EXPECT_OK(t, c->reduce_scatter(c, ctx, FM_BF16, y->data, x->data, 0));
+    EXPECT_OK(t, c->all_gather(c, ctx, FM_BF16, x->data, x->data, 6));
+    EXPECT_OK(t, fm_tensor_to_host(ctx, x, got, sizeof got));
+    EXPECT(t, memcmp(got, host, sizeof host) == 0, "in place");
+    fm_tensor_free(x);
+    fm_tensor_free(y);
+    fm_comm_free(c);
 }
 
 static void collectives(test *t) {
@@ -75,6 +125,9 @@ static void collectives(test *t) {
     fm_comm_free(NULL);
 }
 
-static const test_case cases[] = {
-    {"defaults", defaults}, {"errors", errors}, {"collectives", collectives}};
+static const test_case cases[] = {{"defaults", defaults},
+                                  {"errors", errors},
+                                  {"products_that_overflow", products_that_overflow},
+                                  {"collectives", collectives},
+                                  {"counts_are_elements", counts_are_elements}};
 TEST_PROGRAM(cases)

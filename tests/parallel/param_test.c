@@ -41,6 +41,58 @@ static void global_index(test *t) {
     }
 }
 
+/* A fragment of three dimensions, and of one. */
+static void global_index_of_other_ranks(test *t) {
+    const int64_t shape[] = {4, 3, 5};
+    const fm_placement cube = boxes(3, shape, 2, (int64_t[]){1, 1, 2, 2, 3, 5, 2, 0, 0, 4, 3, 5});
+    int64_t i = 0;
+    for (int b = 0; b < 2; b++) {
+        const fm_box *box = &cube.boxes[b];
+        for (int64_t x = box->start[0]; x < box->stop[0]; x++)
+            for (int64_t y = box->start[1]; y < box->stop[1]; y++)
+                for (int64_t z = box->start[2]; z < box->stop[2]; z++, i++)
+                    EXPECT(t, fm_placement_global_index(&cube, i) == (x * 3 + y) * 5 + z,
+                           "element %d: %d", (int)i, (int)fm_placement_global_index(&cube, i));
+    }
+    EXPECT(t, fm_placement_numel(&cube) == i && i == 36, "%d elements", (int)i);
+    EXPECT(t, fm_placement_global_numel(&cube) == 60, "the whole");
+    const fm_placement flat = boxes(1, (int64_t[]){9}, 1, (int64_t[]){4, 7});
+    for (i = 0; i < 3; i++)
+        EXPECT(t, fm_placement_global_index(&flat, i) == 4 + i, "element %d", (int)i);
+}
+
+/* Values differ by name and seed; constants are constant; slices start at multiples of 16. */
+static void seeds_names_and_offsets(test *t) {
+    float x[2][2][5];
+    for (int seed = 0; seed < 2; seed++) {
+        fm_param_set *s;
+        fm_tensor *w;
+        fm_param_spec spec = fm_param_spec_whole("a", 1, (int64_t[]){5}, FM_F32, true, NORMAL);
+        t->ctx->seed = (uint64_t)seed;
+        EXPECT_OK(t, fm_param_set_new(t->ctx, &s));
+        EXPECT_OK(t, fm_param_add(s, &spec, &w));
+        strcpy(spec.name, "b");
+        EXPECT_OK(t, fm_param_add(s, &spec, &w));
+        strcpy(spec.name, "c");
+        spec.init = (fm_init){.kind = FM_INIT_CONSTANT, .mean = 1.5f};
+        EXPECT_OK(t, fm_param_add(s, &spec, &w));
+        EXPECT_OK(t, fm_param_set_seal(s));
+        for (int k = 0; k < 3; k++)
+            EXPECT(t, s->items[k]->offset == 16 * k && s->items[k]->numel == 5, "slice %d", k);
+        EXPECT(t, s->numel == 48 && !s->models, "%d elements", (int)s->numel);
+        const float *c = w->data;
+        for (int i = 0; i < 5; i++) EXPECT(t, c[i] == 1.5f, "constant %g", (double)c[i]);
+        const float *all = s->masters->data;
+        for (int i = 5; i < 16; i++) EXPECT(t, all[i] == 0, "padding %g", (double)all[i]);
+        for (int k = 0; k < 2; k++)
+            EXPECT_OK(t, fm_param_get_values(s, s->items[k], x[seed][k], 5));
+        fm_param_set_free(s);
+    }
+    t->ctx->seed = 0;
+    EXPECT(t, memcmp(x[0][0], x[0][1], sizeof x[0][0]) != 0, "two names, one parameter");
+    EXPECT(t, memcmp(x[0][0], x[1][0], sizeof x[0][0]) != 0, "two seeds, one parameter");
+}
+
 static void add_errors(test *t) {
     fm_param_set *s;
     fm_tensor *w, *v;
@@ -193,6 +245,8 @@ static void out_of_memory(test *t) {
 
 static const test_case cases[] = {
     {"global_index", global_index},
+    {"global_index_of_other_ranks", global_index_of_other_ranks},
+    {"seeds_names_and_offsets", seeds_names_and_offsets},
     {"add_errors", add_errors},
     {"values_do_not_depend_on_layout", values_do_not_depend_on_layout},
     {"normal_values", normal_values},
