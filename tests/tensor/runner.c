@@ -57,6 +57,7 @@ void test_init(test *t, int argc, char **argv) {
     sigaction(SIGABRT, &action, NULL);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__clang__) /* whose own report says more */
     sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGFPE, &action, NULL); /* an integer divided by 0 */
 #endif
 }
 
