@@ -6,7 +6,8 @@
 int64_t fm_capacity(double factor, int64_t k, int64_t rows, int64_t E) {
     /* The factor is meant as written: 1.1 · 10 is 11, though it is 11.000000000000002 in binary. */
     double c = factor * (double)(k * rows) / (double)E;
-    return (int64_t)ceil(c - 1e-9 * c);
+    /* As much as any number of rows; an infinite factor too means that nothing is dropped. */
+    return c < 0x1p62 ? (int64_t)ceil(c - 1e-9 * c) : INT64_MAX;
 }
 
 typedef struct candidate {

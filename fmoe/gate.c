@@ -66,7 +66,7 @@ fm_status fm_first_choice_balance(fm_ctx *ctx, fm_tensor **loss, fm_tensor *prob
             memcpy(spread + t * E, fraction + t / rows * E, (size_t)E * sizeof *spread);
         FM_TRY_GOTO(fm_host_commit(ctx, f, spread));
         FM_TRY_GOTO(fm_mul(ctx, &terms, probs, f));
-        FM_TRY_GOTO(fm_sum(ctx, loss, terms, (float)E / (float)T));
+        FM_TRY_GOTO(fm_sum(ctx, loss, terms, T > 0 ? (float)E / (float)T : 0.0f));
     }
 out:
     free(fraction);

@@ -52,7 +52,8 @@ fm_status fm_column(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices, int6
 /* A copy to drop choices in: the tape keeps the original (a dropped choice was still chosen, and the
  * softmax over the chosen has a gradient for it). */
 fm_status fm_copy_indices(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices);
-/* y[t, j] = x[t, j] / Σ_i x[t, i] over the choices i that were not dropped, 0 for the dropped. */
+/* y[t, j] = x[t, j] / Σ_i x[t, i] over the choices i that were not dropped, 0 for the dropped, and 0 in
+ * rows whose sum is below FLT_MIN (scores that rounded to nothing). */
 fm_status fm_renormalize(fm_ctx *ctx, fm_tensor **y, fm_tensor *scores, fm_tensor *indices);
 
 /* A small tensor in host memory: its own on the CPU, else a copy. fm_host_commit writes a changed

@@ -221,7 +221,7 @@ fm_status fm_moe_forward(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_
     fm_gate_out gate = {0};
     fm_moe_map map = {0};
     fm_status status = FM_OK;
-    int64_t B = x->ndim == 3 ? x->shape[0] : 1;
+    int64_t B = x->ndim == 3 && fm_numel(x) > 0 ? x->shape[0] : 1; /* nothing: one empty sequence */
 
     FM_TRY_GOTO(fm_reshape(ctx, &rows, x, 2, (int64_t[]){-1, m->d_model}));
     FM_TRY_GOTO(route(ctx, m, rows, token_ids, B, &gate, &out->z));

@@ -1,6 +1,11 @@
 /* Scores of the surviving choices, divided by their sum. [T, k] is small, so the host does it. */
 #include "fmoe/gate.h"
 
+#include <float.h>
+
+/* False where the survivors' scores have rounded to nothing: then y and dx are 0, not NaN. */
+static bool divides(float sum) { return sum >= FLT_MIN; }
+
 /*   y_j = x_j / s,  s = Σ_i x_i over the survivors
  *   dx_j = (dy_j - Σ_i dy_i y_i) / s */
 static fm_status backward(fm_ctx *ctx, fm_node *node) {
@@ -20,7 +25,7 @@ static fm_status backward(fm_ctx *ctx, fm_node *node) {
         for (int64_t i = t * k; i < (t + 1) * k; i++)
             if (index[i] >= 0) sum += score[i], dot += dy[i] * score[i];
         for (int64_t i = t * k; i < (t + 1) * k; i++)
-            dx[i] = index[i] >= 0 ? (dy[i] - dot / sum) / sum : 0.0f;
+            dx[i] = divides(sum) && index[i] >= 0 ? (dy[i] - dot / sum) / sum : 0.0f;
     }
     FM_TRY_GOTO(fm_host_commit(ctx, d, dx));
     FM_TRY_GOTO(fm_grad_pass(ctx, node->inputs[0], d));
@@ -46,7 +51,8 @@ fm_status fm_renormalize(fm_ctx *ctx, fm_tensor **y, fm_tensor *scores, fm_tenso
     for (int64_t t = 0; t < T; t++) {
         float sum = 0;
         for (int64_t i = t * k; i < (t + 1) * k; i++) sum += index[i] >= 0 ? x[i] : 0.0f;
-        for (int64_t i = t * k; i < (t + 1) * k; i++) out[i] = index[i] >= 0 ? x[i] / sum : 0.0f;
+        for (int64_t i = t * k; i < (t + 1) * k; i++)
+            out[i] = divides(sum) && index[i] >= 0 ? x[i] / sum : 0.0f;
     }
     FM_TRY_GOTO(fm_host_commit(ctx, *y, out));
     fm_record r = {.name = "renormalize",
