@@ -107,7 +107,8 @@ fm_status fm_gpt_new(fm_ctx *ctx, const fm_gpt_config *config, fm_mesh *mesh, fm
     FM_TRY_GOTO(add_all(m));
     FM_TRY_GOTO(fm_param_set_seal(m->params));
     if (m->config.tie_embeddings) m->head_w = m->embed_token;
-    m->config.moe_layers = NULL; /* was borrowed */
+    m->config.moe_layers = NULL; /* was borrowed; m->blocks says which layers are MoE */
+    m->config.n_moe_layers = 0;
     fm_gpt_train(m, true);
     *out = m;
 out:
