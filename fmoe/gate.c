@@ -55,7 +55,8 @@ fm_status fm_first_choice_balance(fm_ctx *ctx, fm_tensor **loss, fm_tensor *prob
     FM_CHECK_GOTO(fraction, FM_ERR_OOM, "out of memory: the experts' shares");
     int64_t rows = T / groups;
     for (int64_t t = 0; t < T; t++)
-        if (choice[t] >= 0) fraction[t / rows * E + choice[t]] += 1.0f / (float)rows;
+        if (choice[t] >= 0) fraction[t / rows * E + choice[t]] += 1.0f; /* exact in any order */
+    for (int64_t i = 0; rows > 0 && i < groups * E; i++) fraction[i] /= (float)rows;
     if (!per_sequence) {
         FM_TRY_GOTO(fm_tensor_set(ctx, f, fraction, fm_nbytes(f)));
         FM_TRY_GOTO(fm_balance_loss(ctx, loss, probs, f, (float)E));

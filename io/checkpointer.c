@@ -6,9 +6,11 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct fm_checkpointer {
     fm_mesh *mesh;
+    pid_t process; /* a fork has a copy, but neither the thread nor a say in the folder */
     char root[FM_PATH];
     int keep_last, compression;
     bool asynchronous;
@@ -35,6 +37,7 @@ fm_status fm_checkpointer_new(fm_ctx *ctx, fm_mesh *mesh, const fm_ckpt_config *
     fm_checkpointer *k = calloc(1, sizeof *k);
     FM_CHECK(k, FM_ERR_OOM, "out of memory: a checkpointer");
     k->mesh = mesh;
+    k->process = getpid();
     k->keep_last = c->keep_last;
     k->compression = c->compression;
     k->asynchronous = c->asynchronous;
@@ -70,6 +73,7 @@ static void *write_shards(void *user) {
 
 /* The thread has written, or was never needed: commits, or hands its failure up. */
 static fm_status finish(fm_ctx *ctx, fm_checkpointer *k) {
+    if (k->process != getpid()) return FM_OK;
     if (k->running) pthread_join(k->thread, NULL);
     k->running = false;
     if (!k->snapshot) return FM_OK;
@@ -109,6 +113,10 @@ static int start_thread(fm_checkpointer *k) {
 }
 
 fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_content *content) {
+    FM_CHECK(k->process == getpid(), FM_ERR_STATE,
+             "save: this checkpointer belongs to process %d, and this is %d, forked from it; make "
+             "another",
+             (int)k->process, (int)getpid());
     FM_TRY(finish(ctx, k));
     fm_snapshot *snapshot;
     FM_TRY(fm_snapshot_take(ctx, k->mesh, content, k->compression, !k->asynchronous, &snapshot));
@@ -133,6 +141,11 @@ fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_co
 
 void fm_checkpointer_free(fm_checkpointer *k) {
     if (!k) return;
+    if (k->process != getpid()) {
+        fm_snapshot_free(k->snapshot);
+        free(k);
+        return;
+    }
     if (k->running) pthread_join(k->thread, NULL);
     if (k->snapshot && k->status == FM_OK)
         (void)fm_commit_end(&k->error, &k->env, k->root, &k->snapshot->manifest, k->keep_last);
