@@ -2,10 +2,9 @@
 
     bazel run //:train -- examples/quickstart.py
 
-reads the source of Python's own standard library, byte by byte; took 73 s on two
-cores of an EPYC with AVX-512. It saves as it goes: stop it with Ctrl-C (or kill -9) and start it
-again, and it goes on
-where it was and ends with the same numbers.
+reads the source of Python's own standard library, byte by byte; took 73 s on two cores of an EPYC
+with AVX-512. It saves as it goes: stop it with Ctrl-C (or kill -9) and start it again, and it goes
+on where it was and ends with the same numbers.
 """
 
 import argparse

@@ -19,13 +19,9 @@ static int set_index(const fm_optim *o, const fm_param_set *set) {
     return -1;
 }
 
-bool fm_py_content_collect(PyObject *parameters, const fm_optim *optim, fm_py_content *k) {
+/* Fills k->arrays, and marks in `met` which sets of the optimiser the parameters come from. */
+static bool fill(PyObject *parameters, const fm_optim *optim, fm_py_content *k, bool *met) {
     Py_ssize_t n = PyList_GET_SIZE(parameters);
-    *k = (fm_py_content){calloc((size_t)n * 3 + 1, sizeof *k->arrays), 0};
-    if (!k->arrays) {
-        PyErr_NoMemory();
-        return false;
-    }
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *pair = PyList_GET_ITEM(parameters, i);
         const char *name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(pair, 0));
@@ -42,12 +38,31 @@ bool fm_py_content_collect(PyObject *parameters, const fm_optim *optim, fm_py_co
         add(k, "", name, expert ? FM_CKPT_EXPERT : FM_CKPT_DENSE, p->param, p->set->masters);
         int set = optim ? set_index(optim, p->set) : -1;
         if (set < 0) continue;
+        met[set] = true;
         bool adamw = optim->config.kind == FM_ADAMW;
         if (optim->m[set])
             add(k, adamw ? "adamw.m/" : "sgd.m/", name, FM_CKPT_OPTIM, p->param, optim->m[set]);
         if (optim->v[set]) add(k, "adamw.v/", name, FM_CKPT_OPTIM, p->param, optim->v[set]);
     }
+    for (int i = 0; optim && i < optim->n_sets; i++) {
+        if (met[i]) continue;
+        PyErr_Format(PyExc_ValueError,
+                     "the optimizer trains '%s', which is no parameter of the model; give the "
+                     "model's own optimizer",
+                     optim->sets[i]->items[0]->spec.name);
+        return false;
+    }
     return true;
+}
+
+bool fm_py_content_collect(PyObject *parameters, const fm_optim *optim, fm_py_content *k) {
+    Py_ssize_t n = PyList_GET_SIZE(parameters);
+    *k = (fm_py_content){calloc((size_t)n * 3 + 1, sizeof *k->arrays), 0};
+    bool *met = calloc(optim ? (size_t)optim->n_sets + 1 : 1, sizeof *met);
+    bool good = k->arrays && met && fill(parameters, optim, k, met);
+    if (!k->arrays || !met) PyErr_NoMemory();
+    free(met);
+    return good;
 }
 
 bool fm_py_optim_of(PyObject *o, const char *what, fm_optim **out) {

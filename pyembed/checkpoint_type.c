@@ -89,6 +89,12 @@ static PyObject *store_save(PyObject *o, PyObject *const *args, Py_ssize_t n, Py
     if (!fm_options_parse_fast(&save_options, args, n, names, &a) ||
         !fm_py_optim_of(a.optimizer, "save", &optim))
         return NULL;
+    if (optim && optim->backwards > 0)
+        return PyErr_Format(
+            PyExc_RuntimeError,
+            "save: %lld of %lld micro-batches of a step have run and would be lost; "
+            "save after optimizer.step()",
+            (long long)optim->backwards, (long long)optim->config.micro_batches);
     PyObject *parameters = fm_py_parameters_of(a.parameters, "save: model");
     fm_call c;
     if (parameters && fm_py_content_collect(parameters, optim, &k) && fm_call_begin(&c)) {

@@ -13,12 +13,13 @@ typedef struct fm_host {
     char device[32]; /* as asked: "auto", "cpu", "cuda", "cuda:0" */
     int threads;     /* OpenMP threads of this rank */
     int rank, world_size;
-    fm_ctx *ctx;    /* NULL until something needs a device */
-    fm_comm *world; /* all ranks; there when ctx is */
-    char why[256];  /* why not a GPU; empty: nothing was given up */
-    uint64_t seed;  /* of fmoe.manual_seed, kept for a context that is not open yet */
-    int64_t calls;  /* into the framework so far */
-    int64_t live;   /* Python objects that point into the context */
+    fm_ctx *ctx;         /* NULL until something needs a device */
+    fm_comm *world;      /* all ranks; there when ctx is */
+    char why[256];       /* why not a GPU; empty: nothing was given up */
+    uint64_t seed;       /* of fmoe.manual_seed, kept for a context that is not open yet */
+    int64_t calls;       /* into the framework so far */
+    int64_t live;        /* Python objects that point into the context */
+    bool failed_at_exit; /* a save that was waited for at the end went wrong */
     /* A context serves one thread at a time. Recursive: a gate written in Python is called inside
      * a forward and calls operations itself. */
     pthread_mutex_t lock;

@@ -174,6 +174,7 @@ int main(int argc, char **argv) {
         }
     }
     status = run_python(&cmd);
+    if (status == 0 && fm_the_host.failed_at_exit) status = 1;
     fm_host_stop();
     return status;
 }

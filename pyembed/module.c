@@ -103,7 +103,17 @@ static PyObject *calls(PyObject *module, PyObject *unused) {
     return PyLong_FromLongLong(fm_the_host.calls);
 }
 
+static PyObject *fail_at_exit(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    fm_the_host.failed_at_exit = true;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+    {"fail_at_exit", fail_at_exit, METH_NOARGS,
+     "fail_at_exit()\n--\n\nThe program's exit status is not 0, though the script's is: Python "
+     "ignores\n"
+     "what goes wrong in its atexit callbacks."},
     {"rank", rank, METH_NOARGS, "rank()\n--\n\nThis process's number in the job, from 0."},
     {"world_size", world_size, METH_NOARGS, "world_size()\n--\n\nProcesses of the job."},
     {"device", device, METH_NOARGS,

@@ -6,14 +6,13 @@ import atexit
 import json
 import os
 import sys
-import weakref
 from typing import Any, Literal
 
 import _fmoe
 from _fmoe import CheckpointError, DataLoader, Mesh, Optimizer
 
 STATE_FORMAT = 1
-_alive: weakref.WeakSet[Checkpointer] = weakref.WeakSet()
+_saving: set[Checkpointer] = set()  # kept alive, so that a failure has somebody to tell
 
 
 class Checkpointer:
@@ -45,7 +44,6 @@ class Checkpointer:
             compression=compression,
             mesh=mesh,
         )
-        _alive.add(self)
 
     def path(self, step: int) -> str:
         """The folder of a step."""
@@ -81,7 +79,9 @@ class Checkpointer:
             text = json.dumps(state, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"save: extra={extra!r} is not allowed: JSON is ({error})") from None
+        _saving.discard(self)
         self._store.save(step, model=model, optimizer=optimizer, state=text)
+        _saving.add(self)
 
     def load(
         self,
@@ -110,6 +110,8 @@ class Checkpointer:
             try:
                 reader = _fmoe.CheckpointReader(path)
                 state = _parse(reader.state, path)
+                if loader is not None and state["loader"] is None:
+                    raise CheckpointError(f"{path} was saved without a loader: it has no position")
                 other = None if allow_other_data else _other_data(state["loader"], loader, path)
                 if other is None:
                     reader.read(model, optimizer)
@@ -139,6 +141,7 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Until an asynchronous save is on disk; raises its failure. Also done at exit."""
+        _saving.discard(self)
         self._store.wait()
 
     def poll(self) -> None:
@@ -180,6 +183,8 @@ def _loader_state(loader: DataLoader | None) -> dict[str, Any] | None:
         "position": loader.position,
         "seed": loader.seed,
         "seq_len": loader.seq_len,
+        "split": loader.split,
+        "num_samples": loader.num_samples,
         "identity": loader.dataset.identity,
     }
 
@@ -203,10 +208,10 @@ def _other_data(saved: dict[str, Any] | None, loader: DataLoader | None, path: s
     now = _loader_state(loader)
     if saved is None or now is None:
         return None
-    for key in ("identity", "seed", "seq_len"):
-        if saved[key] != now[key]:
+    for key in ("identity", "seed", "seq_len", "split", "num_samples"):
+        if saved.get(key) != now[key]:
             return (
-                f"{path} was trained on data of {key} {saved[key]!r}, the loader's is "
+                f"{path} was trained on data of {key} {saved.get(key)!r}, the loader's is "
                 f"{now[key]!r}: the same, or allow_other_data=True, is wanted"
             )
     return None
@@ -227,5 +232,9 @@ def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @atexit.register
 def _wait_for_all() -> None:
-    for checkpointer in list(_alive):
-        checkpointer.wait()
+    for checkpointer in list(_saving):
+        try:
+            checkpointer.wait()
+        except Exception as error:
+            print(f"fmoe: {error}", file=sys.stderr, flush=True)
+            _fmoe.fail_at_exit()

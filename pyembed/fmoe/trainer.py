@@ -71,6 +71,13 @@ class Trainer:
                 f"Trainer: optimizer.micro_batches={optimizer.micro_batches} and "
                 f"loader.micro_batches={loader.micro_batches}: the same is wanted"
             )
+        if loader.split != "train":
+            raise ValueError(f"Trainer: loader has split={loader.split!r}: 'train' is wanted")
+        if eval_loader is not None and eval_loader.split == "train":
+            raise ValueError(
+                "Trainer: eval_loader has split='train', which has no end: "
+                "'valid' or 'test' is wanted"
+            )
         vocab = getattr(model, "vocab_size", None)
         if vocab is not None and vocab < loader.dataset.vocab_size:
             raise ValueError(
@@ -114,7 +121,9 @@ class Trainer:
                     self.save()
             self._console.end()
             if self.stopped is None and self.eval_loader is not None:
-                values["eval_loss"] = self.evaluate()["eval_loss"]
+                evaluated = self.evaluate()
+                if evaluated:
+                    values["eval_loss"] = evaluated["eval_loss"]
             self.save()
             if self.stopped is not None:
                 self._console.say(f"stopped by {self.stopped} after step {self.optimizer.steps}")
@@ -175,24 +184,31 @@ class Trainer:
     # ---- evaluating and saving
 
     def evaluate(self) -> dict[str, Any]:
-        """The mean loss, nats per token, over the whole split of eval_loader, each sample once."""
+        """The mean loss, nats per token, over the whole split of eval_loader, each sample once.
+
+        Empty where a signal stopped it.
+        """
         loader = self.eval_loader
         if loader is None:
             raise RuntimeError("evaluate: the Trainer has no eval_loader")
         started = time.perf_counter()
         was_training = getattr(self.model, "training", True)
-        self.model.eval()
         total, count = 0.0, 0
         loader.reset()
-        with no_grad():
-            for tokens, targets in loader:
-                out = self.model(tokens, targets)
-                samples = loader.valid
-                total += float(getattr(out, "lm_loss", out)) * samples
-                count += samples
-                self._console.tick(f"evaluating {count}/{loader.num_samples}")
-        if was_training:
-            self.model.train()
+        self.model.eval()
+        try:
+            with no_grad():
+                for tokens, targets in loader:
+                    if self.stopped is not None:
+                        return {}  # part of a split is no result, and the save is urgent
+                    out = self.model(tokens, targets)
+                    samples = loader.valid
+                    total += float(getattr(out, "lm_loss", out)) * samples
+                    count += samples
+                    self._console.tick(f"evaluating {count}/{loader.num_samples}")
+        finally:
+            if was_training:
+                self.model.train()
         values: dict[str, Any] = {
             "step": self.optimizer.steps,
             "eval_loss": total / count,
