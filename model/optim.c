@@ -100,12 +100,15 @@ out:
     return status;
 }
 
-/* The norm over all gradients, each element once. */
+/* The norm over all gradients, each element once. A parameter that was frozen after a backward has a
+ * gradient, which no longer counts. */
 static fm_status grad_norm(fm_optim *o, double *norm) {
     fm_ctx *ctx = o->ctx;
     double squares = 0;
     for (int i = 0; i < o->n_sets; i++) {
         fm_param_set *s = o->sets[i];
+        for (int k = 0; k < s->n; k++)
+            if (!s->items[k]->weight->requires_grad) fm_zero_grad(s->items[k]->weight);
         FM_TRY(fm_param_complete_grads(s));
         /* padding between parameters is zero, and stays so */
         FM_TRY(
@@ -162,15 +165,19 @@ static fm_status update(fm_optim *o, int set, const fm_param *first, const fm_pa
     return FM_KERNEL(ctx, adamw, &a);
 }
 
+static bool alike(const fm_param *a, const fm_param *b) {
+    return a->spec.decay == b->spec.decay && a->spec.dtype == b->spec.dtype &&
+           a->weight->requires_grad == b->weight->requires_grad;
+}
+
+/* Frozen parameters (requires_grad false) stay as they are, and so do their moments. */
 static fm_status update_set(fm_optim *o, int set, double lr, double g_scale) {
     fm_param_set *s = o->sets[set];
     for (int i = 0, j; i < s->n; i = j) {
         const fm_param *first = s->items[i];
-        for (j = i + 1; j < s->n; j++)
-            if (s->items[j]->spec.decay != first->spec.decay ||
-                s->items[j]->spec.dtype != first->spec.dtype)
-                break;
-        FM_TRY(update(o, set, first, s->items[j - 1], lr, g_scale));
+        for (j = i + 1; j < s->n && alike(first, s->items[j]);) j++;
+        if (first->weight->requires_grad)
+            FM_TRY(update(o, set, first, s->items[j - 1], lr, g_scale));
     }
     return FM_OK;
 }

@@ -71,7 +71,11 @@ void fm_optim_free(fm_optim *o);
 /* Backward of one micro-batch: fm_backward of loss / micro_batches, counted; lm_loss enters the
  * mean that fm_optim_step reports. FM_ERR_STATE beyond micro_batches. */
 fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss);
-/* FM_ERR_STATE unless exactly micro_batches backwards have run. */
+/* Clips, updates, forgets the gradients. A frozen parameter (its weight's requires_grad is false) is
+ * left alone: no decay, no moments, no part in the norm. One that no gradient reached has gradient 0,
+ * as an expert without tokens has: it decays, and its moments fade. Whether a gradient reached it may
+ * differ from rank to rank; what a step does must not.
+ * FM_ERR_STATE unless exactly micro_batches backwards have run. */
 fm_status fm_optim_step(fm_optim *o, fm_step_info *info);
 
 #endif

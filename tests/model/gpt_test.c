@@ -241,6 +241,40 @@ static void dropout(test *t) {
            gradient[1]);
 }
 
+/* Any parameter may be frozen: it gets no gradient, and the others' are the same bits. */
+static void freezing(test *t) {
+    for (int variant = 0; variant < 4; variant++) {
+        setup s;
+        double loss;
+        fm_gpt_config c = config_of(true);
+        c.recompute = variant & 1;
+        c.tie_embeddings = c.bias = variant & 2;
+        c.moe.num_shared_experts = 1;
+        c.moe.gate_bias = true;
+        EXPECT_OK(t, setup_new(t->ctx, &s, &c));
+        fm_param_set *p = s.m->params;
+        EXPECT_OK(t, loss_of(t->ctx, s.m, true, &loss));
+        float *want = malloc((size_t)p->numel * sizeof *want);
+        EXPECT_OK(t, fm_tensor_to_host(t->ctx, p->grads, want, fm_nbytes(p->grads)));
+        for (int i = 0; i < p->n; i++) {
+            fm_param_zero_grads(p);
+            p->items[i]->weight->requires_grad = false;
+            EXPECT_OK(t, loss_of(t->ctx, s.m, true, &loss));
+            p->items[i]->weight->requires_grad = true;
+            for (int k = 0; k < p->n; k++) {
+                const fm_param *q = p->items[k];
+                const float *got = (const float *)p->grads->data + q->offset;
+                EXPECT(t, q->weight->grad_is_set == (k != i), "%s frozen: gradient of %s",
+                       p->items[i]->spec.name, q->spec.name);
+                EXPECT(t, k == i || !memcmp(got, want + q->offset, (size_t)q->numel * sizeof *got),
+                       "%s frozen: another gradient of %s", p->items[i]->spec.name, q->spec.name);
+            }
+        }
+        free(want);
+        setup_free(&s);
+    }
+}
+
 static void errors(test *t) {
     setup s = {0};
     fm_gpt_config c = config_of(false);
@@ -272,5 +306,6 @@ static const test_case cases[] = {{"counts", counts},
                                   {"generation_slides", generation_slides},
                                   {"sampling", sampling},
                                   {"dropout", dropout},
+                                  {"freezing", freezing},
                                   {"errors", errors}};
 TEST_PROGRAM(cases)

@@ -226,6 +226,89 @@ static void skipped(test *t) {
     t->ctx->step = 0;
 }
 
+/* A frozen parameter keeps its value and its moments, through decay and old momentum, and its gradient
+ * is no part of the norm; the other one moves as it would beside a gradient of 0. */
+static void frozen(test *t) {
+    const fm_optim_kind kinds[] = {FM_ADAMW, FM_SGD};
+    for (int k = 0; k < 2; k++)
+        for (int which = 0; which < 2; which++) {
+            model m;
+            fm_optim *o;
+            fm_step_info info;
+            float value[N], value2[N], moment[2 * 16], moment2[2 * 16];
+            fm_optim_config c = fm_optim_config_default(kinds[k], 0.05);
+            c.weight_decay = 0.1;
+            if (kinds[k] == FM_SGD) c.momentum = 0.9;
+            EXPECT_OK(t, model_new(t->ctx, &m, FM_F32));
+            EXPECT_OK(t, fm_optim_new(t->ctx, &c, m.mesh, &m.params, 1, &o));
+            EXPECT_OK(t, backward(t->ctx, &m, o, 1));
+            EXPECT_OK(t, fm_optim_step(o, &info));
+            fm_param *p = m.params->items[which], *other = m.params->items[!which];
+            size_t at = (size_t)p->offset;
+            for (int step = 0; step < 3; step++) {
+                bool late = step == 2; /* frozen between backward and step */
+                p->weight->requires_grad = late;
+                EXPECT_OK(t, fm_param_get_values(m.params, p, value, N));
+                EXPECT_OK(t, fm_tensor_to_host(t->ctx, o->m[0], moment, sizeof moment));
+                EXPECT_OK(t, backward(t->ctx, &m, o, 1.5f));
+                p->weight->requires_grad = false;
+                double squares = 0;
+                EXPECT_OK(t, fm_param_get_values(m.params, other, value2, N));
+                for (int i = 0; i < N; i++) {
+                    double g = which == 1 ? 3 * (double)value2[i] : 1.5;
+                    squares += g * g;
+                }
+                EXPECT_OK(t, fm_optim_step(o, &info));
+                EXPECT(t, fabs(info.grad_norm - sqrt(squares)) < 1e-5 * info.grad_norm,
+                       "norm %g, without the frozen one %g", info.grad_norm, sqrt(squares));
+                EXPECT_OK(t, fm_param_get_values(m.params, p, value2, N));
+                EXPECT(t, memcmp(value, value2, sizeof value) == 0, "step %d: '%s' moved", step,
+                       p->spec.name);
+                EXPECT_OK(t, fm_tensor_to_host(t->ctx, o->m[0], moment2, sizeof moment2));
+                EXPECT(t, memcmp(moment + at, moment2 + at, sizeof value) == 0,
+                       "step %d: moments of '%s'", step, p->spec.name);
+                at = (size_t)other->offset;
+                EXPECT(t, memcmp(moment + at, moment2 + at, sizeof value) != 0,
+                       "step %d: '%s' stays as well", step, other->spec.name);
+                at = (size_t)p->offset;
+            }
+            p->weight->requires_grad = true; /* thawed, it goes on */
+            EXPECT_OK(t, backward(t->ctx, &m, o, 1));
+            EXPECT_OK(t, fm_optim_step(o, &info));
+            EXPECT_OK(t, fm_param_get_values(m.params, p, value2, N));
+            EXPECT(t, memcmp(value, value2, sizeof value) != 0, "'%s' stays frozen", p->spec.name);
+            fm_optim_free(o);
+            model_free(&m);
+            t->ctx->step = 0;
+        }
+}
+
+/* No gradient is a gradient of 0: decay goes on. */
+static void no_gradient(test *t) {
+    model m;
+    fm_optim *o;
+    fm_step_info info;
+    float before[N], after[N];
+    fm_tensor *loss;
+    fm_optim_config c = fm_optim_config_default(FM_SGD, 0.5);
+    c.weight_decay = 0.1;
+    EXPECT_OK(t, model_new(t->ctx, &m, FM_F32));
+    EXPECT_OK(t, fm_optim_new(t->ctx, &c, m.mesh, &m.params, 1, &o));
+    EXPECT_OK(t, fm_param_get_values(m.params, m.params->items[0], before, N));
+    EXPECT_OK(t, fm_sum(t->ctx, &loss, m.b, 1));
+    EXPECT_OK(t, fm_optim_backward(o, loss, loss));
+    fm_tensor_free(loss);
+    EXPECT_OK(t, fm_optim_step(o, &info));
+    EXPECT(t, fabs(info.grad_norm - sqrt(N)) < 1e-6, "norm %g", info.grad_norm);
+    EXPECT_OK(t, fm_param_get_values(m.params, m.params->items[0], after, N));
+    for (int i = 0; i < N; i++)
+        EXPECT(t, fabs(after[i] - 0.95 * before[i]) < 1e-6, "element %d: %g of %g", i,
+               (double)after[i], (double)before[i]);
+    fm_optim_free(o);
+    model_free(&m);
+    t->ctx->step = 0;
+}
+
 static void errors(test *t) {
     model m;
     fm_optim *o;
@@ -248,5 +331,6 @@ static void errors(test *t) {
 
 static const test_case cases[] = {
     {"schedules", schedules},         {"adamw", adamw},     {"sgd", sgd},
-    {"micro_batches", micro_batches}, {"skipped", skipped}, {"errors", errors}};
+    {"micro_batches", micro_batches}, {"skipped", skipped}, {"frozen", frozen},
+    {"no_gradient", no_gradient},     {"errors", errors}};
 TEST_PROGRAM(cases)
