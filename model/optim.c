@@ -81,6 +81,14 @@ void fm_optim_free(fm_optim *o) {
     free(o);
 }
 
+void fm_optim_restart(fm_optim *o, int64_t step) {
+    o->step = step;
+    o->backwards = 0;
+    for (int i = 0; i < o->n_sets; i++) fm_param_zero_grads(o->sets[i]);
+    o->ctx->step = (uint32_t)step;
+    o->ctx->micro = 0;
+}
+
 fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss) {
     fm_ctx *ctx = o->ctx;
     FM_CHECK(o->backwards < o->config.micro_batches, FM_ERR_STATE,
@@ -91,12 +99,17 @@ fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss) {
     fm_status status = FM_OK;
     FM_TRY_GOTO(fm_tensor_new(ctx, &dloss, loss->dtype, loss->ndim, loss->shape));
     FM_TRY_GOTO(FM_KERNEL(ctx, fill, loss->dtype, dloss->data, share, fm_numel(dloss)));
+    FM_TRY_GOTO(fm_backward(ctx, loss, dloss));
     FM_TRY_GOTO(FM_KERNEL(ctx, scale, FM_F32, o->loss->data, lm_loss->dtype, lm_loss->data, share,
                           1, o->backwards > 0));
-    FM_TRY_GOTO(fm_backward(ctx, loss, dloss));
     ctx->micro = (uint32_t)++o->backwards;
 out:
     fm_tensor_free(dloss);
+    if (status != FM_OK) {
+        /* Some gradients have this micro-batch in, some have not: none is of use. */
+        fm_fail_context(&ctx->error, status, "the step's gradients are dropped");
+        fm_optim_restart(o, o->step);
+    }
     return status;
 }
 
@@ -196,11 +209,7 @@ fm_status fm_optim_step(fm_optim *o, fm_step_info *info) {
         double clip = c->clip_grad_norm / (info->grad_norm + 1e-6);
         double g_scale = c->clip_grad_norm > 0 && clip < 1 ? clip : 1;
         for (int i = 0; i < o->n_sets; i++) FM_TRY(update_set(o, i, info->lr, g_scale));
-        o->step++;
     }
-    for (int i = 0; i < o->n_sets; i++) fm_param_zero_grads(o->sets[i]);
-    o->backwards = 0;
-    ctx->micro = 0;
-    ctx->step = (uint32_t)o->step;
+    fm_optim_restart(o, o->step + !info->skipped);
     return FM_OK;
 }

@@ -69,8 +69,12 @@ fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh
 void fm_optim_free(fm_optim *o);
 
 /* Backward of one micro-batch: fm_backward of loss / micro_batches, counted; lm_loss enters the
- * mean that fm_optim_step reports. FM_ERR_STATE beyond micro_batches. */
+ * mean that fm_optim_step reports. FM_ERR_STATE beyond micro_batches. Any other error may leave
+ * half of the gradients added, so it drops all of the step's: its first micro-batch is the next. */
 fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss);
+/* Stands at the beginning of the step behind `step` completed ones: gradients and losses since the last
+ * step are forgotten. */
+void fm_optim_restart(fm_optim *o, int64_t step);
 /* Clips, updates, forgets the gradients. A frozen parameter (its weight's requires_grad is false) is
  * left alone: no decay, no moments, no part in the norm. One that no gradient reached has gradient 0,
  * as an expert without tokens has: it decays, and its moments fade. Whether a gradient reached it may

@@ -252,9 +252,7 @@ static PyObject *zero_grad(PyObject *o, PyObject *unused) {
     fm_optim *optim = ((fm_py_optim *)o)->optim;
     fm_call c;
     if (!fm_call_begin(&c)) return NULL;
-    for (int i = 0; i < optim->n_sets; i++) fm_param_zero_grads(optim->sets[i]);
-    optim->backwards = 0;
-    c.ctx->micro = 0;
+    fm_optim_restart(optim, optim->step);
     return fm_call_end(&c, FM_OK) ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -275,13 +273,8 @@ static int set_steps(PyObject *o, PyObject *v, void *unused) {
     }
     fm_call c;
     if (!fm_call_begin(&c)) return -1;
-    fm_optim *optim = ((fm_py_optim *)o)->optim;
-    optim->step = n;
     /* Gradients of a step that was begun belong to the weights before. */
-    for (int i = 0; i < optim->n_sets; i++) fm_param_zero_grads(optim->sets[i]);
-    optim->backwards = 0;
-    c.ctx->step = (uint32_t)n;
-    c.ctx->micro = 0;
+    fm_optim_restart(((fm_py_optim *)o)->optim, n);
     return fm_call_end(&c, FM_OK) ? 0 : -1;
 }
 

@@ -12,6 +12,7 @@ typedef struct trainer {
     fm_mesh *mesh;
     fm_gpt *m;
     fm_optim *o;
+    int64_t fail_backward; /* n > 0: the n-th allocation of the next backward fails */
 } trainer;
 
 static fm_gpt_config config_of(void) {
@@ -54,6 +55,7 @@ static fm_status micro_batch(fm_ctx *ctx, trainer *r, int64_t first, int64_t n) 
     FM_TRY_GOTO(
         fm_tensor_from_host(ctx, &y, FM_I32, 2, (int64_t[]){n, S}, text + (size_t)first * S + 1));
     FM_TRY_GOTO(fm_gpt_forward(r->m, x, y, &out));
+    if (r->fail_backward > 0) fm_alloc_fail_at(ctx->alloc, r->fail_backward - 1);
     FM_TRY_GOTO(fm_optim_backward(r->o, out.loss, out.lm_loss));
 out:
     fm_gpt_out_free(&out);
@@ -231,6 +233,49 @@ static void staircase(test *t, fm_dtype dtype, bool recompute) {
 static void out_of_memory(test *t) { staircase(t, FM_F32, false); }
 static void out_of_memory_bf16_recompute(test *t) { staircase(t, FM_BF16, true); }
 
+/* A backward that fails half-way, in the first or the second micro-batch, takes the step's gradients
+ * and losses with it: the step, repeated, is that of a run in which nothing failed. */
+static void failed_backward(test *t, bool recompute) {
+    enum { MICRO = 2 };
+    fm_step_info want[2], info;
+    fm_gpt_config c = config_of();
+    c.recompute = recompute;
+    c.dropout = 0.1;
+    trainer r;
+    EXPECT_OK(t, trainer_new(t->ctx, &r, &c, MICRO));
+    for (int i = 0; i < 2; i++) EXPECT_OK(t, train_step(t->ctx, &r, &want[i]));
+    trainer_free(&r);
+    t->ctx->step = 0;
+    for (int n = 1, failures = 0, at = 0;; n++) {
+        EXPECT(t, n < 1000, "never succeeds");
+        EXPECT_OK(t, trainer_new(t->ctx, &r, &c, MICRO));
+        EXPECT_OK(t, train_step(t->ctx, &r, &info));
+        if (at == 1) EXPECT_OK(t, micro_batch(t->ctx, &r, 0, BATCH / MICRO));
+        r.fail_backward = n;
+        fm_status status = micro_batch(t->ctx, &r, at * BATCH / MICRO, BATCH / MICRO);
+        fm_alloc_fail_at(t->ctx->alloc, -1);
+        r.fail_backward = 0;
+        if (status == FM_OK) {
+            EXPECT(t, failures > 30, "only %d allocations", failures);
+        } else {
+            failures++;
+            EXPECT_ERROR(t, status, FM_ERR_OOM, "the step's gradients are dropped");
+            EXPECT(t, r.o->backwards == 0 && r.o->step == 1, "%d backwards of step %d",
+                   (int)r.o->backwards, (int)r.o->step);
+            EXPECT_OK(t, train_step(t->ctx, &r, &info));
+            EXPECT(t, info.loss == want[1].loss && info.grad_norm == want[1].grad_norm,
+                   "call %d of micro-batch %d: loss %.9g, norm %.9g; without a failure %.9g, %.9g",
+                   n, at, info.loss, info.grad_norm, want[1].loss, want[1].grad_norm);
+        }
+        trainer_free(&r);
+        t->ctx->step = t->ctx->micro = 0;
+        if (status == FM_OK && at++ == 1) break;
+        if (status == FM_OK) n = failures = 0;
+    }
+}
+static void failed_backward_plain(test *t) { failed_backward(t, false); }
+static void failed_backward_recompute(test *t) { failed_backward(t, true); }
+
 /* Weights, gradients and moments are what the plan says; steps keep no memory. */
 static void plan_and_steady_state(test *t) {
     for (int bf16 = 0; bf16 < 2; bf16++) {
@@ -262,5 +307,7 @@ static const test_case cases[] = {{"micro_batches", micro_batches},
                                   {"variants_learn", variants_learn},
                                   {"out_of_memory", out_of_memory},
                                   {"out_of_memory_bf16_recompute", out_of_memory_bf16_recompute},
+                                  {"failed_backward_plain", failed_backward_plain},
+                                  {"failed_backward_recompute", failed_backward_recompute},
                                   {"plan_and_steady_state", plan_and_steady_state}};
 TEST_PROGRAM(cases)
