@@ -140,6 +140,14 @@ static fm_status recomputed_block(fm_ctx *ctx, void *user, fm_tensor **in, fm_te
     return status;
 }
 
+/* A parameter of the block that is not frozen; NULL: all are. Recomputation hides what is inside, and who
+ * walks the tape to see what a loss was computed from (an optimiser's owner) shall meet one. */
+static fm_tensor *trained(const fm_gpt *m, int64_t layer) {
+    for (int i = m->blocks[layer].first_param; i < m->blocks[layer].end_param; i++)
+        if (m->params->items[i]->weight->requires_grad) return m->params->items[i]->weight;
+    return NULL;
+}
+
 /* *sum += weight · x, where x is there */
 static fm_status add_loss(fm_ctx *ctx, fm_tensor **sum, fm_tensor *x, double weight) {
     if (!x || weight == 0) return FM_OK;
@@ -164,12 +172,13 @@ static fm_status trunk(fm_gpt *m, fm_tensor *tokens, fm_tensor **y, fm_gpt_out *
     const fm_moe_config *moe = &m->config.moe;
     fm_tensor *x = NULL, *out[3] = {0};
     fm_status status = FM_OK;
+    const fm_clock *clock = fm_clock_enter(ctx, &m->params->clock);
     FM_TRY_GOTO(fm_gpt_embed(m, tokens, 0, &x));
     for (int64_t i = 0; i < m->config.n_layer; i++) {
         if (m->config.recompute) {
             block_call call = {m, i, m->training};
             FM_TRY_GOTO(fm_recompute(ctx, recomputed_block, &call, sizeof call,
-                                     (fm_tensor *[]){x, tokens}, 2, out, 3));
+                                     (fm_tensor *[]){x, tokens, trained(m, i)}, 3, out, 3));
         } else {
             FM_TRY_GOTO(fm_gpt_block(m, i, x, tokens, NULL, out));
         }
@@ -187,6 +196,7 @@ static fm_status trunk(fm_gpt *m, fm_tensor *tokens, fm_tensor **y, fm_gpt_out *
     }
     FM_TRY_GOTO(fm_gpt_norm(m, &m->norm, x, y));
 out:
+    ctx->clock = clock;
     for (int i = 0; i < 3; i++) fm_tensor_free(out[i]);
     fm_tensor_free(x);
     return status;

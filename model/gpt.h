@@ -53,6 +53,7 @@ typedef struct fm_block {
     fm_tensor *down_w, *down_b;
     fm_moe *moe;                        /* NULL in dense blocks */
     uint64_t dropout_attn, dropout_ffn; /* streams of random numbers */
+    int first_param, end_param;         /* its parameters' numbers in the model's set */
 } fm_block;
 
 typedef struct fm_gpt {

@@ -42,7 +42,7 @@ static fm_status add_norm(const maker *k, const char *norm, fm_norm_params *p) {
     return add(k, name, 1, &c->d_model, false, (fm_init){.kind = FM_INIT_CONSTANT}, &p->bias);
 }
 
-static fm_status add_block(fm_gpt *m, int64_t layer, float std_residual) {
+static fm_status add_parts(fm_gpt *m, int64_t layer, float std_residual) {
     const fm_gpt_config *c = &m->config;
     fm_block *b = &m->blocks[layer];
     maker k = {.m = m};
@@ -70,6 +70,14 @@ static fm_status add_block(fm_gpt *m, int64_t layer, float std_residual) {
     int64_t up = fm_act_is_glu(c->activation) ? 2 * c->d_hidden : c->d_hidden;
     FM_TRY(add_linear(&k, "mlp.up", up, d, STD, &b->up_w, &b->up_b));
     return add_linear(&k, "mlp.down", d, c->d_hidden, std_residual, &b->down_w, &b->down_b);
+}
+
+static fm_status add_block(fm_gpt *m, int64_t layer, float std_residual) {
+    fm_block *b = &m->blocks[layer];
+    b->first_param = m->params->n;
+    FM_TRY(add_parts(m, layer, std_residual));
+    b->end_param = m->params->n;
+    return FM_OK;
 }
 
 static fm_status add_all(fm_gpt *m) {

@@ -60,8 +60,8 @@ fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh
             FM_TRY_GOTO(fm_tensor_zeros(ctx, &o->m[i], FM_F32, 1, &numel));
         if (config->kind == FM_ADAMW)
             FM_TRY_GOTO(fm_tensor_zeros(ctx, &o->v[i], FM_F32, 1, &numel));
-        fm_param_zero_grads(sets[i]);
     }
+    fm_optim_restart(o, 0);
     *out = o;
 out:
     if (status != FM_OK) fm_optim_free(o);
@@ -81,12 +81,17 @@ void fm_optim_free(fm_optim *o) {
     free(o);
 }
 
+/* The models' random numbers are drawn by what their optimiser counts. */
+static void set_clocks(fm_optim *o) {
+    for (int i = 0; i < o->n_sets; i++)
+        o->sets[i]->clock = (fm_clock){(uint32_t)o->step, (uint32_t)o->backwards};
+}
+
 void fm_optim_restart(fm_optim *o, int64_t step) {
     o->step = step;
     o->backwards = 0;
     for (int i = 0; i < o->n_sets; i++) fm_param_zero_grads(o->sets[i]);
-    o->ctx->step = (uint32_t)step;
-    o->ctx->micro = 0;
+    set_clocks(o);
 }
 
 fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss) {
@@ -102,7 +107,8 @@ fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss) {
     FM_TRY_GOTO(fm_backward(ctx, loss, dloss));
     FM_TRY_GOTO(FM_KERNEL(ctx, scale, FM_F32, o->loss->data, lm_loss->dtype, lm_loss->data, share,
                           1, o->backwards > 0));
-    ctx->micro = (uint32_t)++o->backwards;
+    o->backwards++;
+    set_clocks(o);
 out:
     fm_tensor_free(dloss);
     if (status != FM_OK) {

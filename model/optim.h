@@ -64,6 +64,7 @@ typedef struct fm_step_info {
     bool skipped; /* the norm was not finite: nothing was updated */
 } fm_step_info;
 
+/* Starts at step 0, with zero moments and no gradients; from now on it counts the sets' clocks. */
 fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh,
                        fm_param_set **sets, int n_sets, fm_optim **out);
 void fm_optim_free(fm_optim *o);

@@ -1,7 +1,5 @@
 #include "parallel/param.h"
 
-#include "tensor/rng.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

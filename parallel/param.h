@@ -9,6 +9,7 @@
 #ifndef FM_PARALLEL_PARAM_H
 #define FM_PARALLEL_PARAM_H
 #include "parallel/mesh.h"
+#include "tensor/rng.h"
 #include "tensor/tensor.h"
 
 /* A block of a global array: start <= index < stop in each dimension. */
@@ -67,6 +68,7 @@ typedef struct fm_param_set {
     fm_tensor *masters; /* fp32 [numel]: the weights themselves for fp32 parameters */
     fm_tensor *models;  /* bf16 [numel]; NULL when no parameter is bf16 */
     bool sealed;
+    fm_clock clock; /* what its optimiser has counted: the model's random numbers are drawn by it */
 } fm_param_set;
 
 fm_status fm_param_set_new(fm_ctx *ctx, fm_param_set **out);

@@ -119,9 +119,11 @@ static PyObject *call(PyObject *o, PyObject *args, PyObject *kwargs) {
     fm_tensor *ids = NULL, *aux = NULL;
     fm_call c;
     if (!fm_options_parse(&call_options, args, kwargs, &a) || !fm_call_begin(&c)) return NULL;
+    const fm_clock *clock = fm_clock_enter(c.ctx, &self->params->clock);
     fm_status s = a.ids ? fm_as_int32(c.ctx, a.ids, &ids) : FM_OK;
     if (s == FM_OK) s = fm_moe_forward(c.ctx, self->layer, a.x, ids, &out);
     if (s == FM_OK) s = fm_moe_aux_loss(c.ctx, self->layer, &out, 1, &aux);
+    c.ctx->clock = clock;
     fm_tensor_free(ids);
     fm_tensor *y = s == FM_OK ? fm_tensor_retain(out.y) : NULL;
     fm_moe_out_free(&out);

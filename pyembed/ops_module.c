@@ -1,5 +1,6 @@
 /* The operations that models are made of, as functions of the module. */
 #include "pyembed/ops.h"
+#include "pyembed/optim_type.h"
 
 #include <string.h>
 
@@ -129,6 +130,7 @@ static const fm_options cross_entropy_options = {
 FM_OP(cross_entropy, cross_entropy_options, run_cross_entropy(c.ctx, &y, &a))
 
 static fm_status run_dropout(fm_ctx *ctx, fm_tensor **y, const fm_op_args *a) {
+    ctx->own_clock = fm_optims_clock();
     fm_rng_key key = fm_rng(ctx, fm_rng_stream(a->text));
     return fm_dropout(ctx, y, a->x, (float)a->p, &key);
 }
@@ -136,8 +138,8 @@ static const fm_option dropout_rows[] = {
     X_ANY,
     FM_ARG_RANGE("p", p, FM_OPT_FLOAT, 0, 1, FM_OPEN_HIGH, NULL, "probability to drop an element"),
     FM_ARG("name", text, FM_OPT_TEXT, NULL,
-           "of this dropout: which elements fall depends on it, the seed, the step and the "
-           "micro-batch"),
+           "of this dropout: which elements fall depends on it, the seed, and how many steps and "
+           "micro-batches all optimisers have done"),
     FM_ARGS_END};
 static const fm_options dropout_options = {
     "dropout", dropout_rows, 2,

@@ -35,6 +35,15 @@ fm_optim *fm_optim_of_storage(const fm_storage *storage) {
     return NULL;
 }
 
+fm_clock fm_optims_clock(void) {
+    fm_clock sum = {0};
+    for (entry *e = live; e; e = e->next) {
+        sum.step += (uint32_t)e->optim->step;
+        sum.micro += (uint32_t)e->optim->backwards;
+    }
+    return sum;
+}
+
 /* ---- construction */
 
 typedef struct optim_args {
@@ -173,7 +182,6 @@ static PyObject *make(PyTypeObject *type, const fm_options *o, optim_args *a) {
         *e = (entry){optim, live};
         live = e;
         e = NULL;
-        c.ctx->step = c.ctx->micro = 0;
     }
     if (!fm_call_end(&c, s)) goto out;
     self = (fm_py_optim *)type->tp_alloc(type, 0);
@@ -317,7 +325,8 @@ static PyObject *get_schedule(PyObject *o, void *unused) {
 static PyMethodDef methods[] = {
     {"step", step, METH_NOARGS,
      "step($self)\n--\n\nClips, updates, zeroes the gradients: StepInfo(loss, grad_norm, lr, "
-     "skipped).\nRuntimeError unless exactly micro_batches backward() have run."},
+     "skipped).\nRuntimeError unless exactly micro_batches backward() have run. A parameter whose\n"
+     "requires_grad is False is left alone; one that no gradient reached has gradient 0."},
     {"zero_grad", zero_grad, METH_NOARGS,
      "zero_grad($self)\n--\n\nForgets the gradients and micro-batches since the last step."},
     {NULL, NULL, 0, NULL},

@@ -23,4 +23,8 @@ int fm_add_schedule(PyObject *module);
 /* The newest optimiser of a parameter set; NULL: it has none. With the host's lock held. */
 fm_optim *fm_optim_of_storage(const fm_storage *storage);
 
+/* Counts for what belongs to no model (fmoe.dropout in a Module): the sums over all optimisers, which a
+ * resumed program has again, and which rise with each one's steps. With the host's lock held. */
+fm_clock fm_optims_clock(void);
+
 #endif

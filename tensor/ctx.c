@@ -16,6 +16,7 @@ fm_status fm_ctx_new(const char *device, fm_error *err, char *why, size_t n, fm_
         fm_ctx_free(ctx);
         return status;
     }
+    ctx->clock = &ctx->own_clock;
     ctx->grad_enabled = true;
     ctx->logits_budget = (size_t)64 << 20;
     *out = ctx;
@@ -33,10 +34,16 @@ void fm_ctx_free(fm_ctx *ctx) {
 fm_rng_key fm_rng(const fm_ctx *ctx, uint64_t stream) {
     return (fm_rng_key){
         .key = fm_mix64(fm_mix64(ctx->seed) ^ stream),
-        .step = ctx->step,
-        .micro = ctx->micro,
+        .step = ctx->clock->step,
+        .micro = ctx->clock->micro,
         .row_offset = ctx->row_offset,
         .row_block = ctx->row_block,
         .row_stride = ctx->row_stride,
     };
+}
+
+const fm_clock *fm_clock_enter(fm_ctx *ctx, const fm_clock *clock) {
+    const fm_clock *was = ctx->clock;
+    if (was == &ctx->own_clock) ctx->clock = clock;
+    return was;
 }

@@ -18,9 +18,10 @@ struct fm_ctx {
     void *plugin; /* dlopen handle; NULL for the CPU */
     void (*close_device)(fm_device *);
 
-    /* Random numbers: see rng.h. The trainer counts step and micro. */
+    /* Random numbers: see rng.h. */
     uint64_t seed;
-    uint32_t step, micro;
+    const fm_clock *clock; /* of the model that computes; &own_clock: none does */
+    fm_clock own_clock;
     /* Rows of the global micro-batch that this rank holds (fm_rng_key). */
     int64_t row_offset, row_block, row_stride;
 
@@ -49,6 +50,9 @@ void fm_ctx_free(fm_ctx *ctx); /* all tensors must be gone; NULL is legal */
 
 /* Key for one use of random numbers: `stream` names it ("layers.3.attn.dropout"). */
 fm_rng_key fm_rng(const fm_ctx *ctx, uint64_t stream);
+/* A model's forward begins: random numbers are its clock's until the context's clock is set to what this
+ * returns. Inside another model's (a layer in a gate) the outer one's stay. */
+const fm_clock *fm_clock_enter(fm_ctx *ctx, const fm_clock *clock);
 
 /* Calls a slot of the operation table: FM_TRY(FM_KERNEL(ctx, add, dt, y, a, b, n)). */
 #define FM_KERNEL(ctx, slot, ...)                                                                  \

@@ -8,7 +8,7 @@
 typedef struct recompute_attrs {
     fm_recompute_fn fn;
     void *user;
-    uint32_t step, micro; /* whose random numbers the first pass drew */
+    fm_clock clock; /* whose random numbers the first pass drew */
 } recompute_attrs;
 
 static void free_attrs(void *p) {
@@ -26,19 +26,19 @@ static fm_status recompute_backward(fm_ctx *ctx, fm_node *node) {
     fm_tensor *inputs[FM_NODE_MAX_INPUTS] = {0}, *outputs[FM_NODE_MAX_OUTPUTS] = {0};
     fm_status status = FM_OK;
     bool was_recomputing = ctx->recomputing;
-    uint32_t step = ctx->step, micro = ctx->micro;
+    const fm_clock *clock = ctx->clock;
     for (int i = 0; i < node->n_inputs; i++) {
         if (!node->inputs[i]) continue;
         FM_TRY_GOTO(fm_tensor_detach(ctx, &inputs[i], node->inputs[i]));
         inputs[i]->requires_grad = node->inputs[i]->requires_grad;
     }
     ctx->recomputing = true;
-    ctx->step = a->step, ctx->micro = a->micro;
+    ctx->clock = &a->clock;
     bool was = fm_grad_enable(ctx, true);
     status = a->fn(ctx, a->user, inputs, outputs);
     fm_grad_enable(ctx, was);
     ctx->recomputing = was_recomputing;
-    ctx->step = step, ctx->micro = micro;
+    ctx->clock = clock;
     if (status != FM_OK) goto out;
 
     fm_tensor *grads[FM_NODE_MAX_OUTPUTS] = {0};
@@ -62,10 +62,7 @@ fm_status fm_recompute(fm_ctx *ctx, fm_recompute_fn fn, const void *user, size_t
     memset(outputs, 0, (size_t)n_outputs * sizeof *outputs);
     if (!ctx->grad_enabled) return fn(ctx, (void *)(uintptr_t)user, inputs, outputs);
 
-    recompute_attrs a = {.fn = fn,
-                         .user = malloc(user_size ? user_size : 1),
-                         .step = ctx->step,
-                         .micro = ctx->micro};
+    recompute_attrs a = {.fn = fn, .user = malloc(user_size ? user_size : 1), .clock = *ctx->clock};
     FM_CHECK(a.user, FM_ERR_OOM, "out of memory: a recomputed block's arguments");
     memcpy(a.user, user, user_size);
     fm_grad_enable(ctx, false);

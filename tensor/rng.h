@@ -17,6 +17,12 @@
 #define FM_HD
 #endif
 
+/* What training counts, and random numbers depend on. */
+typedef struct fm_clock {
+    uint32_t step;  /* completed optimiser steps */
+    uint32_t micro; /* micro-batches since */
+} fm_clock;
+
 /* Which random numbers. Element (row, col) of a [rows, cols] array has the global index
  *   (row_offset + row / row_block * row_stride + row % row_block) * cols + col
  * where the three row numbers say which rows of the global array this rank holds. */

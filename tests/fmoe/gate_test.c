@@ -65,7 +65,7 @@ static void gshard_second(test *t) {
     EXPECT_OK(t, layer_input(t->ctx, &x, 1, S, D, 2));
     int32_t first[2 * S];
     for (int run = 0; run < 4; run++) {
-        t->ctx->step = run == 2;
+        t->ctx->own_clock.step = run == 2;
         l.moe.training = run != 3;
         EXPECT_OK(t, layer_step(t->ctx, &l, x, &loss));
         const int32_t *index = l.moe.last_indices->data;
@@ -87,7 +87,7 @@ static void gshard_second(test *t) {
         if (run == 1) EXPECT(t, memcmp(first, index, sizeof first) == 0, "not repeatable");
         if (run == 2) EXPECT(t, memcmp(first, index, sizeof first) != 0, "each step the same");
     }
-    t->ctx->step = 0;
+    t->ctx->own_clock.step = 0;
     fm_tensor_free(x);
     layer_free(&l);
 }

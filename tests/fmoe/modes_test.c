@@ -27,9 +27,9 @@ static void evaluation_draws_nothing(test *t) {
             EXPECT_OK(t, layer_new(t->ctx, &l, &c, D));
             EXPECT_OK(t, layer_input(t->ctx, &x, B, S, D, 3));
             l.moe.training = false;
-            t->ctx->step = run == 1, t->ctx->micro = run == 2;
+            t->ctx->own_clock.step = run == 1, t->ctx->own_clock.micro = run == 2;
             EXPECT_OK(t, layer_step(t->ctx, &l, x, &loss[run]));
-            t->ctx->step = t->ctx->micro = 0;
+            t->ctx->own_clock.step = t->ctx->own_clock.micro = 0;
             fm_tensor_free(x);
             layer_free(&l);
         }
@@ -52,10 +52,11 @@ static void training_draws(test *t) {
         EXPECT_OK(t, layer_input(t->ctx, &x, B, S, D, 3));
         uint64_t seed = t->ctx->seed;
         for (int run = 0; run < 5; run++) {
-            t->ctx->seed = seed + (run == 1), t->ctx->step = run == 2, t->ctx->micro = run == 3;
+            t->ctx->seed = seed + (run == 1), t->ctx->own_clock.step = run == 2,
+            t->ctx->own_clock.micro = run == 3;
             EXPECT_OK(t, layer_step(t->ctx, &l, x, &loss[run]));
         }
-        t->ctx->seed = seed, t->ctx->step = t->ctx->micro = 0;
+        t->ctx->seed = seed, t->ctx->own_clock.step = t->ctx->own_clock.micro = 0;
         EXPECT(t, loss[4] == loss[0], "%s: not repeatable", gates[g]);
         for (int run = 1; run < 4; run++)
             EXPECT(t, loss[run] != loss[0], "%s: run %d draws the same", gates[g], run);

@@ -177,19 +177,18 @@ static void micro_batches(test *t) {
         EXPECT_OK(t, fm_optim_new(t->ctx, &c, m.mesh, &m.params, 1, &o));
         EXPECT_OK(t, backward(t->ctx, &m, o, split ? 1 : 2));
         if (split) {
-            EXPECT(t, t->ctx->micro == 1, "the context counts micro-batches");
+            EXPECT(t, m.params->clock.micro == 1, "the model's clock counts micro-batches");
             EXPECT_ERROR(t, fm_optim_step(o, &info), FM_ERR_STATE, "1 backwards",
                          "micro_batches is 2");
             EXPECT_OK(t, backward(t->ctx, &m, o, 3));
         }
         EXPECT_ERROR(t, backward(t->ctx, &m, o, 1), FM_ERR_STATE, "call step first");
         EXPECT_OK(t, fm_optim_step(o, &info));
-        EXPECT(t, t->ctx->micro == 0 && t->ctx->step == 1, "the context counts steps");
+        EXPECT(t, m.params->clock.micro == 0 && m.params->clock.step == 1, "and steps");
         losses[split] = info.loss;
         EXPECT_OK(t, fm_param_get_values(m.params, m.params->items[0], values[split], N));
         fm_optim_free(o);
         model_free(&m);
-        t->ctx->step = 0;
     }
     EXPECT(t, fabs(losses[0] - losses[1]) < 1e-5, "%g and %g", losses[0], losses[1]);
     for (int i = 0; i < N; i++)
@@ -223,7 +222,6 @@ static void skipped(test *t) {
         EXPECT(t, copy[i].bits == fm_f32_to_bf16(after[i]).bits, "the bf16 copy of element %d", i);
     fm_optim_free(o);
     model_free(&m);
-    t->ctx->step = 0;
 }
 
 /* A frozen parameter keeps its value and its moments, through decay and old momentum, and its gradient
@@ -279,7 +277,6 @@ static void frozen(test *t) {
             EXPECT(t, memcmp(value, value2, sizeof value) != 0, "'%s' stays frozen", p->spec.name);
             fm_optim_free(o);
             model_free(&m);
-            t->ctx->step = 0;
         }
 }
 
@@ -306,7 +303,6 @@ static void no_gradient(test *t) {
                (double)after[i], (double)before[i]);
     fm_optim_free(o);
     model_free(&m);
-    t->ctx->step = 0;
 }
 
 static void errors(test *t) {

@@ -86,7 +86,6 @@ static void micro_batches(test *t) {
             loss[k][step] = info.loss, norm[k][step] = info.grad_norm;
         }
         trainer_free(&r);
-        t->ctx->step = 0;
     }
     EXPECT(t, loss[0][3] < loss[0][0] - 0.05, "it learns: %g to %g", loss[0][0], loss[0][3]);
     for (int k = 1; k < 3; k++)
@@ -114,7 +113,6 @@ static void two_contexts(test *t) {
         alone[i] = info.loss;
     }
     trainer_free(&r[0]);
-    t->ctx->step = 0;
     EXPECT(t, test_open(t, t->isa, &err, &ctx[1]) == FM_OK, "%s", err.message);
     ctx[1]->seed = t->ctx->seed + 1;
     for (int k = 0; k < 2; k++)
@@ -134,7 +132,62 @@ static void two_contexts(test *t) {
                !fm_alloc_get_stats(ctx[1]->alloc).in_use,
            "the second context leaks");
     fm_ctx_free(ctx[1]);
-    t->ctx->step = 0;
+}
+
+/* Two models in one context, trained in turns and at other paces: what the one draws depends on its own
+ * steps only. Nor does it matter when the other's optimiser is made. */
+static void two_models(test *t) {
+    enum { STEPS = 4 };
+    double alone[STEPS];
+    for (int together = 0; together < 2; together++) {
+        trainer r[2] = {0};
+        fm_step_info info;
+        fm_gpt_config c = config_of();
+        c.dropout = 0.3;
+        c.recompute = true;
+        EXPECT_OK(t, trainer_new(t->ctx, &r[0], &c, 2));
+        for (int i = 0; i < STEPS; i++) {
+            EXPECT_OK(t, micro_batch(t->ctx, &r[0], 0, 2));
+            if (together && i == 2) EXPECT_OK(t, trainer_new(t->ctx, &r[1], &c, 1));
+            for (int k = 0; together && i >= 2 && k < 3; k++)
+                EXPECT_OK(t, train_step(t->ctx, &r[1], &info));
+            t->ctx->own_clock = (fm_clock){(uint32_t)(together * 7), (uint32_t)together};
+            EXPECT_OK(t, micro_batch(t->ctx, &r[0], 2, 2));
+            EXPECT_OK(t, fm_optim_step(r[0].o, &info));
+            if (!together) alone[i] = info.loss;
+            EXPECT(t, info.loss == alone[i], "step %d: loss %.9g, alone %.9g", i, info.loss,
+                   alone[i]);
+        }
+        t->ctx->own_clock = (fm_clock){0};
+        for (int k = 0; k < 2; k++) trainer_free(&r[k]);
+    }
+}
+
+/* A recomputed block draws what its forward drew, though the model's clock has moved on since. */
+static void replay(test *t) {
+    double norm[2];
+    for (int moved = 0; moved < 2; moved++) {
+        trainer r;
+        fm_tensor *x, *y;
+        fm_gpt_out out;
+        fm_step_info info;
+        fm_gpt_config c = config_of();
+        c.dropout = 0.3;
+        c.recompute = true;
+        EXPECT_OK(t, trainer_new(t->ctx, &r, &c, 1));
+        EXPECT_OK(t, fm_tensor_zeros(t->ctx, &x, FM_I32, 2, (int64_t[]){BATCH, S}));
+        EXPECT_OK(t, fm_tensor_zeros(t->ctx, &y, FM_I32, 2, (int64_t[]){BATCH, S}));
+        EXPECT_OK(t, fm_gpt_forward(r.m, x, y, &out));
+        if (moved) fm_optim_restart(r.o, 5);
+        EXPECT_OK(t, fm_optim_backward(r.o, out.loss, out.lm_loss));
+        EXPECT_OK(t, fm_optim_step(r.o, &info));
+        norm[moved] = info.grad_norm;
+        fm_gpt_out_free(&out);
+        fm_tensor_free(x);
+        fm_tensor_free(y);
+        trainer_free(&r);
+    }
+    EXPECT(t, norm[0] == norm[1], "gradient norms %.9g and %.9g", norm[0], norm[1]);
 }
 
 /* Losses of the same seed are the same bits from one run to the next; bf16 and recomputation learn
@@ -155,7 +208,6 @@ static void variants_learn(test *t) {
                 loss[run][step] = info.loss;
             }
             trainer_free(&r);
-            t->ctx->step = 0;
         }
         EXPECT(t, memcmp(loss[0], loss[1], sizeof loss[0]) == 0, "variant %d: not repeatable",
                variant);
@@ -193,7 +245,6 @@ static fm_status life(fm_ctx *ctx, const fm_gpt_config *c, double *loss, int32_t
     *loss = info.loss;
 out:
     trainer_free(&r);
-    ctx->step = ctx->micro = 0;
     return status;
 }
 
@@ -245,7 +296,6 @@ static void failed_backward(test *t, bool recompute) {
     EXPECT_OK(t, trainer_new(t->ctx, &r, &c, MICRO));
     for (int i = 0; i < 2; i++) EXPECT_OK(t, train_step(t->ctx, &r, &want[i]));
     trainer_free(&r);
-    t->ctx->step = 0;
     for (int n = 1, failures = 0, at = 0;; n++) {
         EXPECT(t, n < 1000, "never succeeds");
         EXPECT_OK(t, trainer_new(t->ctx, &r, &c, MICRO));
@@ -268,7 +318,6 @@ static void failed_backward(test *t, bool recompute) {
                    n, at, info.loss, info.grad_norm, want[1].loss, want[1].grad_norm);
         }
         trainer_free(&r);
-        t->ctx->step = t->ctx->micro = 0;
         if (status == FM_OK && at++ == 1) break;
         if (status == FM_OK) n = failures = 0;
     }
@@ -297,13 +346,14 @@ static void plan_and_steady_state(test *t) {
             EXPECT(t, same_level(level_of(t->ctx), first), "step %d keeps memory", i);
         }
         trainer_free(&r);
-        t->ctx->step = 0;
         EXPECT(t, same_level(level_of(t->ctx), base), "freed: something stays");
     }
 }
 
 static const test_case cases[] = {{"micro_batches", micro_batches},
                                   {"two_contexts", two_contexts},
+                                  {"two_models", two_models},
+                                  {"replay", replay},
                                   {"variants_learn", variants_learn},
                                   {"out_of_memory", out_of_memory},
                                   {"out_of_memory_bf16_recompute", out_of_memory_bf16_recompute},

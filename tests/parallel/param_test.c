@@ -130,7 +130,7 @@ static void values_do_not_depend_on_layout(test *t) {
     EXPECT_OK(t, fm_param_add(whole, &spec, &w));
     EXPECT_OK(t, fm_param_set_seal(whole));
     EXPECT_OK(t, fm_param_get_values(whole, whole->items[0], all, 72));
-    t->ctx->step = 5; /* nor on when the model is made */
+    t->ctx->own_clock.step = 5; /* nor on when the model is made */
     for (int k = 0; k < 2; k++) {
         spec.placement = parts[k];
         int64_t n = fm_placement_numel(&parts[k]);
@@ -143,7 +143,7 @@ static void values_do_not_depend_on_layout(test *t) {
                    (int)i);
         fm_param_set_free(part);
     }
-    t->ctx->step = 0;
+    t->ctx->own_clock.step = 0;
     fm_param_set_free(whole);
 }
 

@@ -119,6 +119,37 @@ def trains_its_own_parameters() -> None:
     assert small.weights(m)["layers.1.moe.experts.up.weight"] != start
 
 
+class Stops(Naive):
+    """Raises in its n-th call."""
+
+    calls_left = -1
+
+    def forward(self, x, token_ids=None):
+        Stops.calls_left -= 1
+        if Stops.calls_left == 0:
+            raise KeyboardInterrupt
+        return super().forward(x, token_ids)
+
+
+@case
+def an_exception_in_backward_drops_the_step() -> None:
+    def run(interrupted: bool) -> list[float]:
+        moe = fmoe.MoE(num_experts=4, d_hidden=24, gate=Stops, top_k=2)
+        m = small.model(moe=moe, recompute="block", dropout=0.2)
+        opt = fmoe.AdamW(m, lr=0.01, micro_batches=2)
+        if interrupted:
+            m(*small.batch()).loss.backward()
+            loss = m(*small.batch()).loss
+            Stops.calls_left = 1
+            raises(KeyboardInterrupt, loss.backward)
+            raises(RuntimeError, opt.step, "0 backwards")
+        for _ in range(2):
+            m(*small.batch()).loss.backward()
+        return list(opt.step())
+
+    assert run(True) == run(False)
+
+
 @case
 def naive_top_1_warns() -> None:
     with warnings.catch_warnings(record=True) as caught:

@@ -147,4 +147,66 @@ def modules_too() -> None:
         assert a.w.tolist() == b.w.tolist()  # the momentum came along
 
 
+class Noisy(fmoe.Module):
+    """A model of Python's and a layer, both with random numbers."""
+
+    def __init__(self) -> None:
+        self.layer = fmoe.MoELayer(d_model=8, moe=fmoe.MoE(num_experts=4, d_hidden=8))
+        self.w = fmoe.Parameter([8, 8])
+
+    def forward(self, x: fmoe.Tensor) -> fmoe.Tensor:
+        y = fmoe.add(x, fmoe.dropout(self.layer(fmoe.linear(x, self.w)), 0.5, name="noisy"))
+        return fmoe.sum(fmoe.mul(y, y))
+
+
+def two_at_once(folder: str, rounds: range) -> list[str]:
+    """Losses of two models with an optimiser each; the second one takes two steps a round."""
+    fmoe.manual_seed(3)
+    a, b = small.model(dropout=0.5, recompute="block"), Noisy()
+    opt_a = fmoe.AdamW(a, lr=0.01)
+    opt_b = fmoe.SGD(b, lr=0.01, momentum=0.5)
+    x = fmoe.tensor([[float((i * j) % 5) for j in range(8)] for i in range(6)])
+    saves = [
+        (fmoe.Checkpointer(os.path.join(folder, name), asynchronous=False), model, opt)
+        for name, model, opt in (("b", b, opt_b), ("a", a, opt_a))
+    ]
+    for ckpt, model, opt in saves:
+        ckpt.load(model=model, optimizer=opt)
+    losses = []
+    for i in rounds:
+        a(*small.batch()).loss.backward()
+        losses.append(float(opt_a.step().loss).hex())
+        for _ in range(2):
+            b(x).backward()
+            losses.append(float(opt_b.step().loss).hex())
+        for ckpt, model, opt in saves:
+            ckpt.save(i + 1, model=model, optimizer=opt)
+    return losses
+
+
+@case
+def two_optimisers() -> None:
+    with scratch() as straight, scratch() as parts:
+        want = two_at_once(straight, range(4))
+        got = two_at_once(parts, range(2)) + two_at_once(parts, range(2, 4))
+        assert got == want, f"{got}\n{want}"
+
+
+@case
+def another_optimiser_disturbs_nothing() -> None:
+    a, b = small.model(dropout=0.5), small.model(dropout=0.5)
+    opt = fmoe.AdamW(a, lr=0.01)
+    for _ in range(3):
+        a(*small.batch()).loss.backward()
+        opt.step()
+    before = float(a(*small.batch()).loss)
+    other = fmoe.AdamW(b, lr=0.01)
+    assert float(a(*small.batch()).loss) == before
+    b(*small.batch()).loss.backward()
+    other.step()
+    assert float(a(*small.batch()).loss) == before
+    opt.steps = 4
+    assert float(a(*small.batch()).loss) != before
+
+
 main()

@@ -97,11 +97,11 @@ static void streams(test *t) {
     EXPECT(t, fm_rng_stream("") == 0xcbf29ce484222325ull, "of the empty name");
     EXPECT(t, fm_rng_stream("a") == 0xaf63dc4c8601ec8cull, "of a");
     EXPECT(t, fm_rng_stream("foobar") == 0x85944171f73967e8ull, "of foobar");
-    fm_ctx ctx = {
-        .seed = 5, .step = 6, .micro = 7, .row_offset = 8, .row_block = 9, .row_stride = 10};
+    fm_clock clock = {.step = 6, .micro = 7};
+    fm_ctx ctx = {.seed = 5, .clock = &clock, .row_offset = 8, .row_block = 9, .row_stride = 10};
     fm_rng_key a = fm_rng(&ctx, fm_rng_stream("a")), b = fm_rng(&ctx, fm_rng_stream("b"));
     EXPECT(t, a.key != b.key, "two streams have one key");
-    EXPECT(t, a.step == 6 && a.micro == 7, "the context's counters are not in the key");
+    EXPECT(t, a.step == 6 && a.micro == 7, "the clock is not in the key");
     EXPECT(t, a.row_offset == 8 && a.row_block == 9 && a.row_stride == 10, "nor its rows");
     ctx.seed = 6;
     EXPECT(t, fm_rng(&ctx, fm_rng_stream("a")).key != a.key, "the seed changes nothing");
