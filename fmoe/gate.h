@@ -26,11 +26,13 @@ typedef struct fm_gate_out {
 typedef struct fm_gate {
     const char *name;
     int64_t default_top_k;
-    bool fixed_top_k; /* another top_k is FM_ERR_VALUE */
-    bool causal;      /* a token's routing does not depend on later tokens */
-    bool has_balance; /* gives a balance loss */
-    bool own_router;  /* computes its logits itself: the layer has no gate.weight */
-    void *user;       /* whatever a gate from outside needs (a Python object) */
+    bool fixed_top_k;  /* another top_k is FM_ERR_VALUE */
+    bool causal;       /* a token's routing does not depend on later tokens */
+    bool has_balance;  /* gives a balance loss */
+    bool jitters;      /* its router's input may be jittered */
+    bool picks_second; /* knows second_policy */
+    bool own_router;   /* computes its logits itself: the layer has no gate.weight */
+    void *user;        /* whatever a gate from outside needs (a Python object) */
     fm_status (*forward)(fm_ctx *ctx, struct fm_moe *m, const fm_gate_in *in, fm_gate_out *out);
 } fm_gate;
 

@@ -48,4 +48,5 @@ const fm_gate fm_gate_gshard = {.name = "gshard",
                                 .fixed_top_k = true,
                                 .causal = true,
                                 .has_balance = true,
+                                .picks_second = true,
                                 .forward = forward};

@@ -25,4 +25,5 @@ const fm_gate fm_gate_switch = {.name = "switch",
                                 .fixed_top_k = true,
                                 .causal = true,
                                 .has_balance = true,
+                                .jitters = true,
                                 .forward = forward};

@@ -49,6 +49,16 @@ fm_status fm_moe_config_check(fm_ctx *ctx, fm_moe_config *c, const fm_gate *gate
                  not_negative[i].name, not_negative[i].value);
     FM_CHECK(c->jitter >= 0 && c->jitter < 1, FM_ERR_VALUE, "jitter is %g; it must be in [0, 1)",
              c->jitter);
+    FM_CHECK(c->jitter == 0 || gate->jitters, FM_ERR_VALUE,
+             "jitter is %g and gate '%s'; gate 'switch' is the one that jitters", c->jitter,
+             gate->name);
+    FM_CHECK(
+        c->random_second || gate->picks_second, FM_ERR_VALUE,
+        "second_policy is 'all' and gate '%s'; gate 'gshard' is the one that draws second choices",
+        gate->name);
+    FM_CHECK(!gate->own_router || (!c->gate_bias && c->z_loss_weight == 0), FM_ERR_VALUE,
+             "%s is given and gate '%s' has a router of its own; its author adds them",
+             c->gate_bias ? "gate_bias" : "z_loss_weight", gate->name);
     FM_CHECK(c->scale > 0, FM_ERR_VALUE, "scale is %g; it must be positive", c->scale);
     FM_CHECK(c->drop_policy != FM_DROP_SCORE || c->capacity_scope != FM_SCOPE_GLOBAL, FM_ERR_VALUE,
              "drop_policy is 'score' and capacity_scope 'global'; 'score' allows the scopes "

@@ -35,6 +35,11 @@ static fm_status check_moe_layers(fm_ctx *ctx, const fm_gpt_config *c) {
         FM_CHECK(c->moe_layers[i] >= 0 && c->moe_layers[i] < c->n_layer, FM_ERR_VALUE,
                  "every names layer %lld; with n_layer = %lld allowed are 0 to %lld",
                  (long long)c->moe_layers[i], (long long)c->n_layer, (long long)c->n_layer - 1);
+    FM_CHECK(
+        c->moe_every > 0 ? c->moe_every <= c->n_layer : c->n_moe_layers > 0, FM_ERR_VALUE,
+        "moe is given, and every = %lld makes none of n_layer = %lld layers MoE; allowed are 1 to "
+        "%lld, or a list of layers (or no moe)",
+        (long long)c->moe_every, (long long)c->n_layer, (long long)c->n_layer);
     return FM_OK;
 }
 

@@ -11,7 +11,7 @@ enum { B = 2, S = 7, D = 6, E = 5, H = 9 };
 static fm_moe_config config_of(const char *gate) {
     fm_moe_config c = fm_moe_config_default(E, H);
     snprintf(c.gate, sizeof c.gate, "%s", gate);
-    c.random_second = false;
+    c.random_second = strcmp(gate, "gshard") != 0; /* the others do not know it */
     c.aux_loss_weight = 0.3;
     c.z_loss_weight = 0.1;
     return c;

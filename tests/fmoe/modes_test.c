@@ -23,7 +23,7 @@ static void evaluation_draws_nothing(test *t) {
             fm_tensor *x;
             fm_moe_config c = config_of(gates[g]);
             if (run < 3 && g == 1) c.jitter = 0.3;
-            if (run == 3) c.random_second = false;
+            if (run == 3 && g == 0) c.random_second = false;
             EXPECT_OK(t, layer_new(t->ctx, &l, &c, D));
             EXPECT_OK(t, layer_input(t->ctx, &x, B, S, D, 3));
             l.moe.training = false;
@@ -226,7 +226,30 @@ static void ranges(test *t) {
     REFUSED(num_shared_experts, -2, "num_shared_experts is -2");
     REFUSED(jitter, 1, "jitter is 1", "[0, 1)");
     REFUSED(scale, 0, "scale is 0", "positive");
+    REFUSED(jitter, 0.1, "jitter is 0.1", "'naive'", "'switch'");
+    REFUSED(random_second, false, "second_policy is 'all'", "'naive'", "'gshard'");
 #undef REFUSED
+    /* what a gate does not know, and the defaults, which every gate bears */
+    const char *gates[] = {"naive", "gshard", "switch"};
+    for (int g = 0; g < 3; g++) {
+        for (int what = 0; what < 3; what++) {
+            c = config_of(gates[g]);
+            c.jitter = what == 1 ? 0.1 : 0;
+            c.random_second = what != 2;
+            bool known = what == 0 || what == 3 - g;
+            fm_status status = fm_moe_config_check(t->ctx, &c, NULL);
+            EXPECT(t, status == (known ? FM_OK : FM_ERR_VALUE), "%s, %d: %s", gates[g], what,
+                   fm_status_name(status));
+            fm_error_clear(&t->ctx->error);
+        }
+    }
+    const fm_gate own = {.name = "own", .default_top_k = 1, .own_router = true};
+    c = config_of("naive");
+    EXPECT_OK(t, fm_moe_config_check(t->ctx, &c, &own));
+    c.z_loss_weight = 0.1;
+    EXPECT_ERROR(t, fm_moe_config_check(t->ctx, &c, &own), FM_ERR_VALUE, "z_loss_weight", "'own'");
+    c.z_loss_weight = 0, c.gate_bias = true;
+    EXPECT_ERROR(t, fm_moe_config_check(t->ctx, &c, &own), FM_ERR_VALUE, "gate_bias", "'own'");
     layer l;
     fm_tensor *x;
     fm_moe_out out;

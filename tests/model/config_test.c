@@ -45,6 +45,12 @@ static void ranges(test *t) {
     c.moe_every = 0, c.moe_layers = layers, c.n_moe_layers = 2;
     EXPECT_ERROR(t, fm_gpt_config_check(t->ctx, &c), FM_ERR_VALUE, "layer 3", "n_layer = 3",
                  "0 to 2");
+    c.moe_layers = NULL, c.n_moe_layers = 0;
+    EXPECT_ERROR(t, fm_gpt_config_check(t->ctx, &c), FM_ERR_VALUE, "n_layer = 3");
+    c.moe_every = L + 1;
+    EXPECT_ERROR(t, fm_gpt_config_check(t->ctx, &c), FM_ERR_VALUE, "every = 4", "n_layer = 3");
+    c.moe_every = L;
+    EXPECT_OK(t, fm_gpt_config_check(t->ctx, &c));
     c.moe_every = 1, c.moe.top_k = 5;
     EXPECT_ERROR(t, fm_gpt_config_check(t->ctx, &c), FM_ERR_VALUE, "top_k is 5");
     c = plain();
