@@ -81,13 +81,26 @@ static void give_back(fm_allocator *a, block *b) {
     free(b);
 }
 
-void fm_alloc_trim(fm_allocator *a) {
-    for (int i = 0; i < N_BINS; i++)
-        while (a->bins[i]) {
+/* Gives cached blocks back, the largest first, until `limit` bytes are reserved. */
+static void shrink(fm_allocator *a, size_t limit) {
+    for (int i = N_BINS - 1; i >= 0; i--)
+        while (a->bins[i] && a->stats.reserved > limit) {
             block *b = a->bins[i];
             a->bins[i] = b->next;
             give_back(a, b);
         }
+}
+
+void fm_alloc_trim(fm_allocator *a) { shrink(a, 0); }
+
+/* `size` more bytes are wanted, and no cached block is of that size. Where sizes change from step to
+ * step, blocks of sizes that do not come again would pile up: half of the most that was in use at one
+ * time is enough to keep. */
+static void make_room(fm_allocator *a, size_t size) {
+    size_t most = a->stats.peak_in_use;
+    if (most < a->stats.in_use + size) most = a->stats.in_use + size;
+    size_t limit = most + most / 2;
+    shrink(a, limit > size ? limit - size : 0);
 }
 
 void fm_allocator_free(fm_allocator *a) {
@@ -143,6 +156,7 @@ fm_status fm_alloc(fm_allocator *a, size_t bytes, void **out) {
             b = a->bins[i];
             a->bins[i] = b->next;
         }
+    if (!b) make_room(a, size);
     if (!b && from_backend(a, bin, size, &b) != FM_OK) {
         /* The backend is full; what is cached in other sizes may be what is missing. */
         fm_alloc_trim(a);

@@ -1,7 +1,8 @@
 /* A caching allocator over a backend's alloc and free.
  *
  * Training allocates the same sizes every step; freed blocks are kept in bins by
- * size class and handed out again. Not thread-safe: one owner, the context.
+ * size class and handed out again; those that do not fit are given back while more than 1.5 times the
+ * peak in use is reserved. Not thread-safe: one owner, the context.
  * Blocks are 64-byte aligned. FM_HOSTILE builds fill new blocks with NaN patterns,
  * put guard words around them and check those on free.
  */

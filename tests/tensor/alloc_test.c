@@ -75,8 +75,39 @@ static void failures(test *t) {
     fm_dealloc(a, p);
 }
 
-static const test_case cases[] = {
-    {"reuse", reuse}, {"sizes", sizes}, {"peak", peak}, {"failures", failures}};
+/* Steps of other sizes each: what is reserved stays near what is used at one time. */
+static void changing_sizes(test *t) {
+    enum { STEPS = 60, N = 12 };
+    fm_allocator *a = t->ctx->alloc;
+    fm_alloc_trim(a);
+    fm_alloc_reset_peak(a);
+    for (int step = 0; step < STEPS; step++) {
+        void *p[N];
+        size_t S = 1 + fm_mix64((uint64_t)step) % 512;
+        for (int i = 0; i < N; i++)
+            EXPECT_OK(t, fm_alloc(a, S * (size_t)(64 + 640 * (i % 3)), &p[i]));
+        for (int i = 0; i < N; i++) fm_dealloc(a, p[i]);
+    }
+    fm_alloc_stats s = fm_alloc_get_stats(a);
+    EXPECT(t, s.in_use == 0 && s.peak_reserved <= s.peak_in_use * 3 / 2,
+           "%zu bytes were reserved, %zu in use", s.peak_reserved, s.peak_in_use);
+    /* and steps of one size do not go to the backend after the first */
+    int64_t asked = 0;
+    for (int step = 0; step < 3; step++) {
+        void *p[N];
+        for (int i = 0; i < N; i++)
+            EXPECT_OK(t, fm_alloc(a, 512 * (size_t)(64 + 640 * (i % 3)), &p[i]));
+        for (int i = 0; i < N; i++) fm_dealloc(a, p[i]);
+        if (step == 0) asked = fm_alloc_get_stats(a).n_backend;
+    }
+    EXPECT(t, fm_alloc_get_stats(a).n_backend == asked, "the same sizes were asked for again");
+}
+
+static const test_case cases[] = {{"reuse", reuse},
+                                  {"sizes", sizes},
+                                  {"peak", peak},
+                                  {"failures", failures},
+                                  {"changing_sizes", changing_sizes}};
 
 static void all(test *t) { test_run(t, cases, sizeof cases / sizeof *cases); }
 
