@@ -27,6 +27,7 @@ void fm_param_set_free(fm_param_set *s) {
         free(s->items[i]);
     }
     free(s->items);
+    free(s->by_name);
     fm_tensor_free(s->grads);
     fm_tensor_free(s->masters);
     fm_tensor_free(s->models);
@@ -44,10 +45,35 @@ fm_param_spec fm_param_spec_whole(const char *name, int ndim, const int64_t *sha
     return spec;
 }
 
+/* Where `name` stands in the table, or the empty place where it would. The size is a power of two. */
+static size_t place_of(const fm_param_set *s, const char *name) {
+    size_t at = (size_t)fm_mix64(fm_rng_stream(name));
+    for (;; at++) {
+        int i = s->by_name[at &= s->by_name_size - 1];
+        if (i == 0 || strcmp(s->items[i - 1]->spec.name, name) == 0) return at;
+    }
+}
+
 fm_param *fm_param_find(const fm_param_set *s, const char *name) {
-    for (int i = 0; i < s->n; i++)
-        if (strcmp(s->items[i]->spec.name, name) == 0) return s->items[i];
-    return NULL;
+    int i = s->by_name ? s->by_name[place_of(s, name)] : 0;
+    return i ? s->items[i - 1] : NULL;
+}
+
+/* Room for one more parameter, in both tables; they are at most half full. */
+static fm_status grow(fm_param_set *s) {
+    fm_ctx *ctx = s->ctx;
+    if (2 * ((size_t)s->n + 1) <= s->by_name_size) return FM_OK;
+    size_t size = s->by_name_size ? 2 * s->by_name_size : 64;
+    fm_param **items = realloc(s->items, size / 2 * sizeof *items);
+    FM_CHECK(items, FM_ERR_OOM, "out of memory: a table of %zu parameters", size / 2);
+    s->items = items;
+    int *by_name = calloc(size, sizeof *by_name);
+    FM_CHECK(by_name, FM_ERR_OOM, "out of memory: a table of %zu parameters", size / 2);
+    free(s->by_name);
+    s->by_name = by_name;
+    s->by_name_size = size;
+    for (int i = 0; i < s->n; i++) s->by_name[place_of(s, s->items[i]->spec.name)] = i + 1;
+    return FM_OK;
 }
 
 fm_status fm_param_add(fm_param_set *s, const fm_param_spec *spec, fm_tensor **out) {
@@ -60,9 +86,7 @@ fm_status fm_param_add(fm_param_set *s, const fm_param_spec *spec, fm_tensor **o
              fm_dtype_name(spec->dtype));
     FM_CHECK(spec->placement.n_boxes >= 1, FM_ERR_VALUE, "parameter %s has no placement",
              spec->name);
-    fm_param **items = realloc(s->items, (size_t)(s->n + 1) * sizeof *items);
-    FM_CHECK(items, FM_ERR_OOM, "out of memory: parameter %s", spec->name);
-    s->items = items;
+    FM_TRY(grow(s));
     pending *p = calloc(1, sizeof *p);
     FM_CHECK(p, FM_ERR_OOM, "out of memory: parameter %s", spec->name);
     p->param.spec = *spec;
@@ -70,6 +94,7 @@ fm_status fm_param_add(fm_param_set *s, const fm_param_spec *spec, fm_tensor **o
     p->param.numel = fm_placement_numel(&spec->placement);
     p->out = out;
     s->items[s->n++] = &p->param;
+    s->by_name[place_of(s, spec->name)] = s->n;
     s->numel += (p->param.numel + PAD - 1) / PAD * PAD;
     return FM_OK;
 }
@@ -98,7 +123,7 @@ static fm_status draw(fm_param_set *s, fm_param *p) {
     FM_CHECK(values, FM_ERR_OOM, "out of memory: initial values of %s", p->spec.name);
     fm_rng_key key = fm_rng(ctx, fm_rng_stream(p->spec.name));
     key.step = key.micro = 0; /* initial values do not depend on when the model is made */
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (p->numel > 4096)
     for (int64_t i = 0; i < p->numel; i++) {
         int64_t global = fm_placement_global_index(&p->spec.placement, i);
         values[i] = init.kind == FM_INIT_CONSTANT

@@ -68,6 +68,8 @@ typedef struct fm_param_set {
     fm_tensor *masters; /* fp32 [numel]: the weights themselves for fp32 parameters */
     fm_tensor *models;  /* bf16 [numel]; NULL when no parameter is bf16 */
     bool sealed;
+    int *by_name; /* hash table for fm_param_find: 1 + a number in items; 0: empty */
+    size_t by_name_size;
     fm_clock clock; /* what its optimiser has counted: the model's random numbers are drawn by it */
 } fm_param_set;
 

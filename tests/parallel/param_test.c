@@ -3,6 +3,7 @@
 #include "tests/tensor/runner.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,6 +114,27 @@ static void add_errors(test *t) {
     EXPECT(t, fm_param_find(s, "w") && !fm_param_find(s, "ww"), "names");
     float x[15];
     EXPECT_ERROR(t, fm_param_set_values(s, fm_param_find(s, "w"), x, 14), FM_ERR_SHAPE, "15", "14");
+    fm_param_set_free(s);
+}
+
+/* Every name is found, and none twice, in a set as large as the deepest model's. */
+static void many_names(test *t) {
+    enum { MANY = 200000 };
+    fm_param_set *s;
+    fm_tensor *w;
+    fm_param_spec spec = fm_param_spec_whole("", 1, (int64_t[]){1}, FM_F32, false,
+                                             (fm_init){.kind = FM_INIT_CONSTANT});
+    EXPECT_OK(t, fm_param_set_new(t->ctx, &s));
+    for (int i = 0; i < MANY; i++) {
+        snprintf(spec.name, sizeof spec.name, "layers.%d.attn.qkv.weight", i);
+        EXPECT(t, !fm_param_find(s, spec.name), "%s is found too early", spec.name);
+        EXPECT_OK(t, fm_param_add(s, &spec, &w));
+    }
+    for (int i = 0; i < MANY; i += 97) {
+        snprintf(spec.name, sizeof spec.name, "layers.%d.attn.qkv.weight", i);
+        EXPECT(t, fm_param_find(s, spec.name) == s->items[i], "%s is another", spec.name);
+        EXPECT_ERROR(t, fm_param_add(s, &spec, &w), FM_ERR_VALUE, "exists already");
+    }
     fm_param_set_free(s);
 }
 
@@ -248,6 +270,7 @@ static const test_case cases[] = {
     {"global_index_of_other_ranks", global_index_of_other_ranks},
     {"seeds_names_and_offsets", seeds_names_and_offsets},
     {"add_errors", add_errors},
+    {"many_names", many_names},
     {"values_do_not_depend_on_layout", values_do_not_depend_on_layout},
     {"normal_values", normal_values},
     {"bf16_follows_its_master", bf16_follows_its_master},
