@@ -1,5 +1,7 @@
 #include "fmoe/moe.h"
 
+#include "fmoe/feed_forward.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -71,14 +73,7 @@ fm_status fm_moe_init(fm_ctx *ctx, fm_moe *m, const char *name, const fm_moe_con
                     &m->shared_down_w, &m->shared_down_b);
 }
 
-static void forget_last(fm_moe *m) {
-    fm_tensor_free(m->last_indices);
-    fm_tensor_free(m->last_scores);
-    fm_tensor_free(m->last_counts);
-    m->last_indices = m->last_scores = m->last_counts = NULL;
-}
-
-void fm_moe_free(fm_moe *m) { forget_last(m); }
+void fm_moe_free(fm_moe *m) { fm_moe_forget_last(m); }
 
 /* ---- forward */
 
@@ -156,44 +151,16 @@ static fm_status settle(fm_ctx *ctx, const fm_moe *m, fm_gate_out *out, int64_t 
     return FM_OK;
 }
 
-/* up -> activation -> down over the experts' segments of rows. */
-static fm_status experts(fm_ctx *ctx, const fm_moe *m, fm_tensor *x, const fm_moe_map *map,
-                         fm_tensor **y) {
-    fm_tensor *h = NULL, *a = NULL;
-    fm_status status = FM_OK;
-    fm_act act = m->config.activation;
-    bool glu = fm_act_is_glu(act);
-    FM_TRY_GOTO(
-        fm_grouped_linear(ctx, &h, x, m->up_w, m->up_b, map->offsets, glu ? FM_ACT_NONE : act));
-    if (glu)
-        FM_TRY_GOTO(fm_activation(ctx, &a, h, act));
-    else
-        a = fm_tensor_retain(h);
-    FM_TRY_GOTO(fm_grouped_linear(ctx, y, a, m->down_w, m->down_b, map->offsets, FM_ACT_NONE));
-out:
-    fm_tensor_free(h);
-    fm_tensor_free(a);
-    return status;
-}
-
 /* Adds what the shared experts make of every token to *y. */
 static fm_status shared_experts(fm_ctx *ctx, const fm_moe *m, fm_tensor *x, fm_tensor **y) {
-    fm_tensor *h = NULL, *a = NULL, *s = NULL, *sum = NULL;
+    fm_tensor *s = NULL, *sum = NULL;
     fm_status status = FM_OK;
-    fm_act act = m->config.activation;
-    bool glu = fm_act_is_glu(act);
-    FM_TRY_GOTO(fm_linear(ctx, &h, x, m->shared_up_w, m->shared_up_b, glu ? FM_ACT_NONE : act));
-    if (glu)
-        FM_TRY_GOTO(fm_activation(ctx, &a, h, act));
-    else
-        a = fm_tensor_retain(h);
-    FM_TRY_GOTO(fm_linear(ctx, &s, a, m->shared_down_w, m->shared_down_b, FM_ACT_NONE));
+    FM_TRY_GOTO(fm_feed_forward(ctx, &s, x, NULL, m->shared_up_w, m->shared_up_b, m->shared_down_w,
+                                m->shared_down_b, m->config.activation));
     FM_TRY_GOTO(fm_add(ctx, &sum, *y, s));
     fm_tensor_free(*y);
     *y = sum;
 out:
-    fm_tensor_free(h);
-    fm_tensor_free(a);
     fm_tensor_free(s);
     return status;
 }
@@ -231,7 +198,8 @@ fm_status fm_moe_forward(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_
     FM_TRY_GOTO(fm_moe_note_dispatch(ctx, m, &gate, &map));
 
     FM_TRY_GOTO(fm_moe_permute(ctx, &permuted, rows, &map));
-    FM_TRY_GOTO(experts(ctx, m, permuted, &map, &expert_out));
+    FM_TRY_GOTO(fm_feed_forward(ctx, &expert_out, permuted, map.offsets, m->up_w, m->up_b,
+                                m->down_w, m->down_b, m->config.activation));
     FM_TRY_GOTO(fm_moe_unpermute(ctx, &y, expert_out, gate.scores, &map));
     if (m->config.num_shared_experts > 0) FM_TRY_GOTO(shared_experts(ctx, m, rows, &y));
     FM_TRY_GOTO(fm_reshape(ctx, &out->y, y, x->ndim, x->shape));

@@ -83,7 +83,7 @@ typedef struct fm_moe {
 fm_status fm_moe_init(fm_ctx *ctx, fm_moe *m, const char *name, const fm_moe_config *config,
                       const fm_gate *gate, fm_mesh *mesh, int64_t d_model, fm_dtype dtype,
                       float std, float std_down, fm_param_set *params);
-void fm_moe_free(fm_moe *m); /* drops the last forward's tensors; safe on a zeroed one */
+void fm_moe_free(fm_moe *m); /* drops what it holds; safe on a zeroed one */
 
 /* x [B, S, d], or [T, d] as one sequence; token_ids int32 of the same leading shape, or NULL (only
  * gates that look at them need it). FM_ERR_NAN names the layer. */
@@ -94,6 +94,7 @@ fm_status fm_moe_forward(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_
 fm_status fm_moe_note_routing(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate, const fm_tensor *z);
 fm_status fm_moe_note_dispatch(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate,
                                const fm_moe_map *map);
+void fm_moe_forget_last(fm_moe *m); /* the last forward's routing */
 
 /* aux_loss_weight · balance + z_loss_weight · z, over n_layers; NULL where neither is there. */
 fm_status fm_moe_aux_loss(fm_ctx *ctx, const fm_moe *m, const fm_moe_out *out, int64_t n_layers,

@@ -7,7 +7,7 @@
 fm_status fm_moe_note_routing(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate, const fm_tensor *z) {
     if (ctx->recomputing || m->generating) return FM_OK; /* a recomputed block was counted */
     fm_moe_stats *s = &m->stats;
-    int64_t E = m->config.num_experts, T = fm_rows_of(gate->indices), k = fm_cols_of(gate->indices);
+    int64_t E = m->config.num_experts, T = fm_rows_of(gate->indices);
     fm_moe_map map = {0};
     int32_t *count = NULL;
     fm_status status = FM_OK;
@@ -22,7 +22,7 @@ fm_status fm_moe_note_routing(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate, c
     double mean = total / (double)E;
     for (int64_t e = 0; e < E; e++)
         if (count[e] > 0) entropy -= count[e] / total * log(count[e] / total);
-    *s = (fm_moe_stats){.tokens = T, .entropy = entropy, .dropped = T * k > 0 ? 1 : 0};
+    *s = (fm_moe_stats){.tokens = T, .entropy = entropy};
     s->load_max_over_mean = mean > 0 ? most / mean : 0;
     s->load_cv = mean > 0 ? sqrt(fmax(0, squares / (double)E - mean * mean)) / mean : 0;
     if (gate->balance) FM_TRY_GOTO(fm_tensor_item(ctx, gate->balance, &s->balance));
@@ -31,6 +31,13 @@ out:
     fm_host_release(ctx, count);
     fm_moe_map_free(&map);
     return status;
+}
+
+void fm_moe_forget_last(fm_moe *m) {
+    fm_tensor_free(m->last_indices);
+    fm_tensor_free(m->last_scores);
+    fm_tensor_free(m->last_counts);
+    m->last_indices = m->last_scores = m->last_counts = NULL;
 }
 
 /* After drops: what the experts got; keeps the routing of the last forward. */
@@ -42,7 +49,7 @@ fm_status fm_moe_note_dispatch(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate,
     FM_TRY_GOTO(fm_host_view(ctx, map->offsets, (void **)&offsets));
     double all = (double)(map->T * map->k);
     m->stats.dropped = all > 0 ? 1.0 - offsets[map->E] / all : 0;
-    fm_moe_free(m);
+    fm_moe_forget_last(m);
     m->last_indices = fm_tensor_retain(gate->indices);
     m->last_counts = fm_tensor_retain(map->counts);
     FM_TRY_GOTO(fm_tensor_detach(ctx, &m->last_scores, gate->scores));

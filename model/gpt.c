@@ -1,6 +1,7 @@
 /* GPT's forward pass; the backward is the tape's. */
 #include "model/gpt.h"
 
+#include "fmoe/feed_forward.h"
 #include "model/gpt_internal.h"
 
 fm_status fm_gpt_norm(fm_gpt *m, const fm_norm_params *p, fm_tensor *x, fm_tensor **y) {
@@ -76,25 +77,6 @@ out:
     return status;
 }
 
-/* n -> down(act(up(n))) */
-static fm_status mlp(fm_gpt *m, const fm_block *b, fm_tensor *n, fm_tensor **y) {
-    fm_ctx *ctx = m->ctx;
-    fm_act act = m->config.activation;
-    bool glu = fm_act_is_glu(act);
-    fm_tensor *h = NULL, *a = NULL;
-    fm_status status = FM_OK;
-    FM_TRY_GOTO(fm_linear(ctx, &h, n, b->up_w, b->up_b, glu ? FM_ACT_NONE : act));
-    if (glu)
-        FM_TRY_GOTO(fm_activation(ctx, &a, h, act));
-    else
-        a = fm_tensor_retain(h);
-    FM_TRY_GOTO(fm_linear(ctx, y, a, b->down_w, b->down_b, FM_ACT_NONE));
-out:
-    fm_tensor_free(h);
-    fm_tensor_free(a);
-    return status;
-}
-
 /* x += attention(norm1(x));  x += ffn(norm2(x)) */
 fm_status fm_gpt_block(fm_gpt *m, int64_t layer, fm_tensor *x, fm_tensor *tokens,
                        fm_kv_cache *cache, fm_tensor **out) {
@@ -109,7 +91,8 @@ fm_status fm_gpt_block(fm_gpt *m, int64_t layer, fm_tensor *x, fm_tensor *tokens
         FM_TRY_GOTO(fm_moe_forward(m->ctx, b->moe, n, tokens, &moe));
         f = fm_tensor_retain(moe.y);
     } else {
-        FM_TRY_GOTO(mlp(m, b, n, &f));
+        FM_TRY_GOTO(fm_feed_forward(m->ctx, &f, n, NULL, b->up_w, b->up_b, b->down_w, b->down_b,
+                                    m->config.activation));
     }
     FM_TRY_GOTO(residual(m, mid, f, b->dropout_ffn, &out[0]));
     out[1] = fm_tensor_retain(moe.balance);
