@@ -182,7 +182,7 @@ static fm_status check(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S, i
 }
 
 fm_status fm_gpt_generate(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S, int64_t n,
-                          const fm_sampling *s, const volatile bool *stop, int32_t *out) {
+                          const fm_sampling *s, bool (*stop)(void), int32_t *out) {
     fm_ctx *ctx = m->ctx;
     FM_TRY(check(m, prompt, B, S, n, s));
     int64_t V = m->config.vocab_size, window = m->config.seq_len, total = S + n;
@@ -199,7 +199,7 @@ fm_status fm_gpt_generate(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S
         memcpy(out + b * total, prompt + b * S, (size_t)S * sizeof *out);
     FM_TRY_GOTO(fm_kv_cache_new(m, B, window, &cache));
     for (int64_t at = S; at < total; at++) {
-        FM_CHECK_GOTO(!stop || !*stop, FM_ERR_INTERRUPTED, "generate: stopped after %lld tokens",
+        FM_CHECK_GOTO(!stop || !stop(), FM_ERR_INTERRUPTED, "generate: stopped after %lld tokens",
                       (long long)(at - S));
         int64_t fresh = 1;
         if (at == S) {

@@ -160,7 +160,7 @@ static fm_status trunk(fm_gpt *m, fm_tensor *tokens, fm_tensor **y, fm_gpt_out *
     for (int64_t i = 0; i < m->config.n_layer; i++) {
         if (m->config.recompute) {
             block_call call = {m, i, m->training};
-            FM_TRY_GOTO(fm_recompute(ctx, recomputed_block, &call, sizeof call,
+            FM_TRY_GOTO(fm_recompute(ctx, recomputed_block, &call, sizeof call, &m->keep,
                                      (fm_tensor *[]){x, tokens, trained(m, i)}, 3, out, 3));
         } else {
             FM_TRY_GOTO(fm_gpt_block(m, i, x, tokens, NULL, out));

@@ -67,6 +67,9 @@ typedef struct fm_gpt {
     int64_t n_moe; /* MoE layers */
     uint64_t dropout_embed;
     bool training;
+    /* What recomputed blocks hold until their backward: the tape of a loss may outlive whoever owns
+     * the model. Empty: the caller sees to the order. */
+    fm_keep keep;
 } fm_gpt;
 
 fm_status fm_gpt_new(fm_ctx *ctx, const fm_gpt_config *config, fm_mesh *mesh, fm_gpt **out);
@@ -123,9 +126,9 @@ int32_t fm_sample(const float *logits, int64_t V, const fm_sampling *s, uint64_t
 
 /* Continues B prompts of S >= 1 tokens (host memory [B, S]) by n tokens into out [B, S + n] (host
  * memory). The KV cache is rebuilt from the last seq_len/2 tokens whenever it is full. Nothing is
- * dropped, no noise is drawn. stop (may be NULL) is read after each token: true ends with
+ * dropped, no noise is drawn. stop (may be NULL) is asked before each token: true ends with
  * FM_ERR_INTERRUPTED. */
 fm_status fm_gpt_generate(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S, int64_t n,
-                          const fm_sampling *s, const volatile bool *stop, int32_t *out);
+                          const fm_sampling *s, bool (*stop)(void), int32_t *out);
 
 #endif

@@ -224,13 +224,21 @@ class MoE:
         renormalize: bool = False,
         jitter: float = 0.0,
         second_policy: str = "random",
+        router_dtype: str = "float32",
+        dispatch: str = "alltoall",
+        shadow: bool = False,
+        bias_update_rate: float = 0.0,
+        num_groups: int = 1,
+        top_groups: int = 1,
     ) -> None: ...
     activation: str
     aux_loss_scope: str
     aux_loss_weight: float
+    bias_update_rate: float
     capacity_factor: float | None
     capacity_scope: str
     d_hidden: int
+    dispatch: str
     drop_policy: str
     eval_capacity_factor: float | None
     every: int | Sequence[int]
@@ -238,12 +246,16 @@ class MoE:
     gate_bias: bool
     jitter: float
     num_experts: int
+    num_groups: int
     num_shared_experts: int
     @classmethod
     def options(cls) -> tuple[dict[str, Any], ...]: ...
     renormalize: bool
+    router_dtype: str
     scale: float
     second_policy: str
+    shadow: bool
+    top_groups: int
     top_k: int | None
     z_loss_weight: float
 
@@ -274,12 +286,14 @@ class MoEMap:
     source: Tensor
 
 class Optimizer:
+    initial_lr: float
     kind: str
     lr: float
     micro_batches: int
     schedule: Schedule
     def step(self) -> StepInfo: ...
     steps: int
+    def trains(self, model: Any, /) -> bool: ...
     def zero_grad(self) -> None: ...
 
 class Parameter(Tensor):
@@ -342,6 +356,8 @@ class StepInfo(tuple[Any, ...]):
 class Tensor:
     def __len__(self) -> int: ...
     def __float__(self) -> float: ...
+    def __int__(self) -> int: ...
+    def __bool__(self) -> bool: ...
     def __add__(self, other: Tensor) -> Tensor: ...
     def __mul__(self, other: Tensor | float) -> Tensor: ...
     def __rmul__(self, other: float) -> Tensor: ...
@@ -386,6 +402,7 @@ def attention(
     causal: bool = True,
     scale: float | None = None,
 ) -> Tensor: ...
+def balance_loss(probs: Tensor, indices: Tensor) -> Tensor: ...
 def calls() -> int: ...
 def cast(x: Tensor, dtype: str) -> Tensor: ...
 def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor: ...
@@ -429,3 +446,4 @@ def sum(x: Tensor) -> Tensor: ...
 def tensor(array: Array, *, requires_grad: bool = False, dtype: str = "auto") -> Tensor: ...
 def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]: ...
 def world_size() -> int: ...
+def z_loss(logits: Tensor) -> Tensor: ...

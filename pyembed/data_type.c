@@ -5,6 +5,7 @@
 
 #include "io/loader.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct py_dataset {
@@ -110,7 +111,7 @@ static PyObject *dataset_read(PyObject *o, PyObject *const *args, Py_ssize_t n, 
         if (!fm_call_end(&c, s)) t = NULL;
     }
     free(tokens);
-    return t ? fm_py_tensor_new(t, NULL) : NULL;
+    return t ? fm_py_tensor_new(t) : NULL;
 }
 
 static PyMethodDef dataset_methods[] = {
@@ -198,8 +199,13 @@ static bool read_split(loader_args *a) {
         }
     }
     if (ratio[a->split] <= 0) {
-        PyErr_Format(PyExc_ValueError, "DataLoader: split number %d has no share in split_ratio=%R",
-                     a->split, a->ratio ? a->ratio : Py_None);
+        static const char *const names[N_SPLITS] = {"train", "valid", "test"};
+        char shares[96];
+        snprintf(shares, sizeof shares, "(%g, %g, %g)", ratio[0], ratio[1], ratio[2]);
+        PyErr_Format(PyExc_ValueError,
+                     "DataLoader: split='%s' has no share: split_ratio, of train, valid and test, "
+                     "is %s",
+                     names[a->split], shares);
         return false;
     }
     for (int i = 0; i < a->split; i++) a->config.split_start += ratio[i];
@@ -235,7 +241,9 @@ static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->tokens = malloc(n * sizeof *self->tokens);
     self->targets = malloc(n * sizeof *self->targets);
     if (self->tokens && self->targets) return (PyObject *)self;
-    PyErr_NoMemory();
+    PyErr_Format(PyExc_MemoryError,
+                 "DataLoader: no memory for batches of %lld sequences of %lld tokens",
+                 (long long)fm_loader_rows(self->loader), (long long)a.config.seq_len);
 fail:
     Py_DECREF(self);
     return NULL;
@@ -267,7 +275,7 @@ static PyObject *loader_next(PyObject *o) {
         if (s != FM_OK) fm_tensor_free(tokens);
     }
     if (!fm_call_end(&c, s) || end) return NULL; /* no exception: the iteration is over */
-    return Py_BuildValue("(NN)", fm_py_tensor_new(tokens, NULL), fm_py_tensor_new(targets, NULL));
+    return Py_BuildValue("(NN)", fm_py_tensor_new(tokens), fm_py_tensor_new(targets));
 }
 
 static PyObject *loader_reset(PyObject *o, PyObject *unused) {

@@ -27,7 +27,7 @@ static bool take(PyObject *o, const char *name, const char *what, fm_dtype dtype
 
 static bool check_indices(fm_tensor *t, const char *name, int64_t E) {
     fm_values v;
-    PyObject *o = fm_py_tensor_new(fm_tensor_retain(t), NULL);
+    PyObject *o = fm_py_tensor_new(fm_tensor_retain(t));
     if (!o || !fm_values_read(o, "gate", &v)) {
         Py_XDECREF(o);
         return false;
@@ -64,8 +64,8 @@ static bool read_result(PyObject *result, const fm_moe *m, int64_t T, fm_gate_ou
 static PyObject *call(PyObject *instance, const fm_moe *m, const fm_gate_in *in) {
     if (PyObject_SetAttrString(instance, "training", m->training ? Py_True : Py_False) < 0)
         return NULL;
-    PyObject *x = fm_py_tensor_new(fm_tensor_retain(in->x), NULL);
-    PyObject *ids = in->token_ids ? fm_py_tensor_new(fm_tensor_retain(in->token_ids), NULL)
+    PyObject *x = fm_py_tensor_new(fm_tensor_retain(in->x));
+    PyObject *ids = in->token_ids ? fm_py_tensor_new(fm_tensor_retain(in->token_ids))
                                   : Py_NewRef(Py_None);
     PyObject *result = x && ids ? PyObject_CallMethod(instance, "forward", "OO", x, ids) : NULL;
     Py_XDECREF(x);
@@ -110,10 +110,11 @@ bool fm_py_gate_init(fm_py_gate *g, PyObject *class_) {
     return true;
 }
 
-bool fm_py_gate_add(fm_py_gate *g, PyObject *class_, const char *name, int64_t d_model,
-                    const fm_moe_config *config, PyObject *mesh) {
+bool fm_py_gate_add(fm_py_gate *g, PyObject *class_, const char *name, PyObject *layer,
+                    int64_t d_model, const fm_moe_config *config, PyObject *mesh) {
     PyObject *gate = PyObject_CallMethod(class_, "__new__", "O", class_);
-    bool ok = gate && PyObject_SetAttrString(gate, "mesh", mesh) == 0;
+    bool ok = gate && PyObject_SetAttrString(gate, "mesh", mesh) == 0 &&
+              PyObject_SetAttrString(gate, "layer", layer) == 0;
     PyObject *done = ok ? PyObject_CallMethod(gate, "__init__", "LLL", (long long)d_model,
                                               (long long)config->num_experts,
                                               (long long)config->top_k)
@@ -126,6 +127,15 @@ bool fm_py_gate_add(fm_py_gate *g, PyObject *class_, const char *name, int64_t d
 
 void fm_py_gate_clear(fm_py_gate *g) { Py_CLEAR(g->instances); }
 
+/* Whether the list has it: a gate may refer to its model, or to another layer's gate. */
+static bool listed(PyObject *list, PyObject *parameter) {
+    const fm_param *p = ((fm_py_parameter *)parameter)->param;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++)
+        if (((fm_py_parameter *)PyTuple_GET_ITEM(PyList_GET_ITEM(list, i), 1))->param == p)
+            return true;
+    return false;
+}
+
 int fm_py_gate_parameters(const fm_py_gate *g, PyObject *list, size_t skip) {
     PyObject *key, *gate;
     Py_ssize_t at = 0;
@@ -135,6 +145,7 @@ int fm_py_gate_parameters(const fm_py_gate *g, PyObject *list, size_t skip) {
         if (!own) return -1;
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(own); i++) {
             PyObject *pair = PyList_GET_ITEM(own, i);
+            if (listed(list, PyTuple_GET_ITEM(pair, 1))) continue;
             const char *prefix = strlen(layer) > skip ? layer + skip : "";
             PyObject *name = PyUnicode_FromFormat("%s%sgate.%U", prefix, *prefix ? "." : "",
                                                   PyTuple_GET_ITEM(pair, 0));

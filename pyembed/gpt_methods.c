@@ -18,12 +18,9 @@ static PyObject *named_parameters(PyObject *o, PyObject *unused) {
 
 /* What the Python gates' parameters add to the model's own. */
 static PyObject *with_gates(PyObject *o, int64_t own) {
-    PyObject *list = PyList_New(0);
-    if (!list || fm_py_gate_parameters(&((fm_py_gpt *)o)->gate, list, 0) < 0) {
-        Py_XDECREF(list);
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++)
+    PyObject *list = named_parameters(o, NULL);
+    if (!list) return NULL;
+    for (Py_ssize_t i = gpt_of(o)->params->n; i < PyList_GET_SIZE(list); i++)
         own += fm_numel(fm_tensor_of(PyTuple_GET_ITEM(PyList_GET_ITEM(list, i), 1)));
     Py_DECREF(list);
     return PyLong_FromLongLong(own);
@@ -73,7 +70,7 @@ static PyObject *logits(PyObject *o, PyObject *arg) {
         fm_call_end(&c, s);
     }
     fm_values_free(&v);
-    return PyErr_Occurred() ? NULL : fm_py_tensor_new(y, o);
+    return PyErr_Occurred() ? NULL : fm_py_tensor_new(y);
 }
 
 typedef struct generate_args {
@@ -108,7 +105,7 @@ static PyObject *as_tensor(const int32_t *tokens, int64_t B, int64_t S) {
     fm_call c;
     if (!fm_call_begin(&c)) return NULL;
     fm_status s = fm_tensor_from_host(c.ctx, &t, FM_I32, 2, (int64_t[]){B, S}, tokens);
-    return fm_call_end(&c, s) ? fm_py_tensor_new(t, NULL) : NULL;
+    return fm_call_end(&c, s) ? fm_py_tensor_new(t) : NULL;
 }
 
 static PyObject *as_bytes(const int32_t *tokens, int64_t n) {
@@ -133,11 +130,10 @@ static PyObject *generate(PyObject *o, PyObject *const *args, Py_ssize_t nargs, 
         PyErr_NoMemory();
     } else if (fm_call_begin(&c)) {
         fm_sampling s = {a.temperature, a.top_k, a.top_p, a.seed};
-        const volatile bool *stop = fm_interrupt_begin();
-        fm_status status = fm_gpt_generate(gpt, v.data, B, S, a.n, &s, stop, out);
+        fm_interrupt_begin();
+        fm_status status = fm_gpt_generate(gpt, v.data, B, S, a.n, &s, fm_interrupted, out);
         fm_interrupt_end();
         ok = fm_call_end(&c, status);
-        if (status == FM_ERR_INTERRUPTED) fm_interrupt_raise();
     }
     fm_values_free(&v);
     PyObject *result = NULL;
@@ -154,7 +150,7 @@ static PyObject *layer_stats(const fm_gpt *gpt, int64_t layer) {
     const fm_moe *m = gpt->blocks[layer].moe;
     PyObject *counts = PyList_New(0);
     if (counts && m->last_counts) {
-        PyObject *t = fm_py_tensor_new(fm_tensor_retain(m->last_counts), NULL);
+        PyObject *t = fm_py_tensor_new(fm_tensor_retain(m->last_counts));
         Py_DECREF(counts);
         counts = t ? PyObject_CallMethod(t, "tolist", NULL) : NULL;
         Py_XDECREF(t);

@@ -9,7 +9,7 @@ typedef struct py_output {
 
 static PyTypeObject output_type;
 
-PyObject *fm_py_output_new(fm_gpt_out *out, PyObject *model) {
+PyObject *fm_py_output_new(fm_gpt_out *out) {
     py_output *self = PyObject_New(py_output, &output_type);
     if (!self) {
         fm_py_tensor_free(out->loss);
@@ -21,8 +21,8 @@ PyObject *fm_py_output_new(fm_gpt_out *out, PyObject *model) {
     self->balance = out->balance_loss;
     self->z = out->z_loss;
     fm_tensor *lm = fm_tensor_retain(out->lm_loss);
-    self->loss = fm_py_tensor_new(out->loss, model);
-    self->lm_loss = fm_py_tensor_new(out->lm_loss, model);
+    self->loss = fm_py_tensor_new(out->loss);
+    self->lm_loss = fm_py_tensor_new(out->lm_loss);
     fm_the_host.live++;
     if (self->loss)
         ((fm_py_tensor *)self->loss)->lm_loss = lm;

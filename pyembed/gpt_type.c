@@ -81,11 +81,27 @@ static bool add_gates(fm_py_gpt *self, fm_gpt_args *a) {
         char name[64];
         if (!fm_gpt_is_moe_layer(&a->config, i)) continue;
         snprintf(name, sizeof name, "layers.%lld.moe", (long long)i);
-        if (!fm_py_gate_add(&self->gate, class_, name, a->config.d_model, &a->config.moe,
-                            self->mesh))
-            return false;
+        PyObject *layer = PyLong_FromLongLong(i);
+        bool ok = layer && fm_py_gate_add(&self->gate, class_, name, layer, a->config.d_model,
+                                          &a->config.moe, self->mesh);
+        Py_XDECREF(layer);
+        if (!ok) return false;
     }
     return true;
+}
+
+/* A block that is recomputed calls the model, and its gates: the tape holds this object until then.
+ * At the interpreter's end objects stay where they are. */
+static void retain(void *o) {
+    PyGILState_STATE gil = PyGILState_Ensure();
+    Py_INCREF(o);
+    PyGILState_Release(gil);
+}
+static void release(void *o) {
+    if (!Py_IsInitialized()) return;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    Py_DECREF(o);
+    PyGILState_Release(gil);
 }
 
 static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -101,6 +117,7 @@ static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     fm_status s = fm_gpt_new(c.ctx, &a.config, fm_mesh_of(self->mesh), &self->gpt);
     if (s != FM_OK) fm_fail_context(&c.ctx->error, s, "GPT");
     if (!fm_call_end(&c, s)) goto fail;
+    self->gpt->keep = (fm_keep){retain, release, self};
     return (PyObject *)self;
 fail:
     Py_DECREF(self);
@@ -111,12 +128,22 @@ static void free_gpt(void *gpt) { fm_gpt_free(gpt); }
 
 static void dealloc(PyObject *o) {
     fm_py_gpt *self = (fm_py_gpt *)o;
+    PyObject_GC_UnTrack(o);
     fm_py_free(free_gpt, self->gpt);
     fm_the_host.live--;
     fm_py_gate_clear(&self->gate);
     Py_XDECREF(self->mesh);
     Py_XDECREF(self->moe);
     Py_TYPE(o)->tp_free(o);
+}
+
+/* Gates written in Python may refer to their model; their dict is where the cycle is cut. */
+static int traverse(PyObject *o, visitproc visit, void *arg) {
+    fm_py_gpt *self = (fm_py_gpt *)o;
+    Py_VISIT(self->gate.instances);
+    Py_VISIT(self->moe);
+    Py_VISIT(self->mesh);
+    return 0;
 }
 
 /* The configuration as the model resolved it: defaults that follow from others are numbers here. */
@@ -186,15 +213,17 @@ static PyObject *call(PyObject *o, PyObject *args, PyObject *kwargs) {
     }
     fm_py_tensor_free(tokens);
     fm_py_tensor_free(targets);
-    return ok ? fm_py_output_new(&out, o) : NULL;
+    return ok ? fm_py_output_new(&out) : NULL;
 }
 
 PyTypeObject fm_gpt_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.GPT",
     .tp_basicsize = sizeof(fm_py_gpt),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = new,
     .tp_dealloc = dealloc,
+    .tp_traverse = traverse,
+    .tp_free = PyObject_GC_Del,
     .tp_call = call,
     .tp_methods = fm_gpt_methods,
 };

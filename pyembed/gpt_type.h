@@ -21,7 +21,7 @@ typedef struct fm_gpt_args {
 } fm_gpt_args;
 
 /* fmoe.GPTOutput of one forward; takes the references in `out`. */
-PyObject *fm_py_output_new(fm_gpt_out *out, PyObject *model);
+PyObject *fm_py_output_new(fm_gpt_out *out);
 int fm_add_output(PyObject *module);
 
 #endif

@@ -4,22 +4,27 @@
 #include <signal.h>
 
 /* A handler can reach nothing but globals. */
-static volatile bool interrupted;
+static volatile bool signalled;
 static struct sigaction before;
 
 static void handle(int signal) {
-    interrupted = true;
+    signalled = true;
     if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) before.sa_handler(signal);
 }
 
-const volatile bool *fm_interrupt_begin(void) {
-    interrupted = false;
-    struct sigaction ours = {.sa_handler = handle};
+static void install(void) {
+    struct sigaction now, ours = {.sa_handler = handle};
     sigemptyset(&ours.sa_mask);
-    if (sigaction(SIGINT, NULL, &before) == 0 && before.sa_handler != handle &&
-        !(before.sa_flags & SA_SIGINFO))
-        sigaction(SIGINT, &ours, NULL);
-    return &interrupted;
+    if (sigaction(SIGINT, NULL, &now) != 0 || now.sa_handler == handle ||
+        (now.sa_flags & SA_SIGINFO))
+        return;
+    before = now;
+    sigaction(SIGINT, &ours, NULL);
+}
+
+void fm_interrupt_begin(void) {
+    signalled = false;
+    install();
 }
 
 void fm_interrupt_end(void) {
@@ -28,7 +33,12 @@ void fm_interrupt_end(void) {
         sigaction(SIGINT, &before, NULL);
 }
 
-void fm_interrupt_raise(void) {
-    PyErr_Clear();
-    if (PyErr_CheckSignals() == 0) PyErr_SetNone(PyExc_KeyboardInterrupt);
+bool fm_interrupted(void) {
+    if (!signalled) return false;
+    signalled = false;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    bool raised = PyErr_CheckSignals() < 0;
+    PyGILState_Release(gil);
+    install(); /* the script's handler may have set another: a second Ctrl-C is to be seen as well */
+    return raised;
 }

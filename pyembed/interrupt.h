@@ -3,11 +3,13 @@
 #define FM_PYEMBED_INTERRUPT_H
 #include <stdbool.h>
 
-/* From here to fm_interrupt_end SIGINT also sets the flag that is returned. */
-const volatile bool *fm_interrupt_begin(void);
+/* From here to fm_interrupt_end SIGINT is noticed by fm_interrupted. */
+void fm_interrupt_begin(void);
 void fm_interrupt_end(void);
 
-/* After FM_ERR_INTERRUPTED: lets Python's own handler speak; sees to it that an exception is set. */
-void fm_interrupt_raise(void);
+/* Whether the call is to end. Lets the script's own handler speak, and only what it raises ends the
+ * call: a handler that takes note of the wish to stop, as the Trainer's, lets the call be finished.
+ * True: Python's exception is set. Call it without the interpreter's lock; a load where no signal came. */
+bool fm_interrupted(void);
 
 #endif

@@ -75,7 +75,8 @@ static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     self->mesh = fm_py_mesh_or_default(a.mesh, "MoELayer");
     PyObject *class_ = fm_py_gate_class(moe);
     if (!self->mesh || (!fm_py_gate_init(&self->gate, class_) && PyErr_Occurred())) goto fail;
-    if (class_ && !fm_py_gate_add(&self->gate, class_, name, a.d_model, &config, self->mesh))
+    if (class_ &&
+        !fm_py_gate_add(&self->gate, class_, name, Py_None, a.d_model, &config, self->mesh))
         goto fail;
     fm_call c;
     if (!fm_call_begin(&c)) goto fail;
@@ -95,6 +96,7 @@ static void free_params(void *params) { fm_param_set_free(params); }
 
 static void dealloc(PyObject *o) {
     py_layer *self = (py_layer *)o;
+    PyObject_GC_UnTrack(o);
     fm_py_tensor_free(self->aux);
     fm_py_free(free_layer, self->layer);
     fm_py_free(free_params, self->params);
@@ -103,6 +105,14 @@ static void dealloc(PyObject *o) {
     Py_XDECREF(self->moe);
     Py_XDECREF(self->mesh);
     Py_TYPE(o)->tp_free(o);
+}
+
+static int traverse(PyObject *o, visitproc visit, void *arg) {
+    py_layer *self = (py_layer *)o;
+    Py_VISIT(self->gate.instances);
+    Py_VISIT(self->moe);
+    Py_VISIT(self->mesh);
+    return 0;
 }
 
 static const fm_option call_rows[] = {
@@ -120,7 +130,7 @@ static PyObject *call(PyObject *o, PyObject *args, PyObject *kwargs) {
     fm_call c;
     if (!fm_options_parse(&call_options, args, kwargs, &a) || !fm_call_begin(&c)) return NULL;
     const fm_clock *clock = fm_clock_enter(c.ctx, &self->params->clock);
-    fm_status s = a.ids ? fm_as_int32(c.ctx, a.ids, &ids) : FM_OK;
+    fm_status s = a.ids ? fm_as_int32(c.ctx, a.ids, "MoELayer: token_ids", &ids) : FM_OK;
     if (s == FM_OK) s = fm_moe_forward(c.ctx, self->layer, a.x, ids, &out);
     if (s == FM_OK) s = fm_moe_aux_loss(c.ctx, self->layer, &out, 1, &aux);
     c.ctx->clock = clock;
@@ -130,18 +140,18 @@ static PyObject *call(PyObject *o, PyObject *args, PyObject *kwargs) {
     if (!fm_call_end(&c, s)) return NULL;
     fm_py_tensor_free(self->aux);
     self->aux = aux;
-    return fm_py_tensor_new(y, o);
+    return fm_py_tensor_new(y);
 }
 
 static PyObject *get_aux(PyObject *o, void *unused) {
     (void)unused;
     py_layer *self = (py_layer *)o;
-    if (self->aux) return fm_py_tensor_new(fm_tensor_retain(self->aux), o);
+    if (self->aux) return fm_py_tensor_new(fm_tensor_retain(self->aux));
     fm_tensor *zero = NULL;
     fm_call c;
     if (!fm_call_begin(&c)) return NULL;
     fm_status s = fm_tensor_zeros(c.ctx, &zero, FM_F32, 1, (int64_t[]){1});
-    return fm_call_end(&c, s) ? fm_py_tensor_new(zero, NULL) : NULL;
+    return fm_call_end(&c, s) ? fm_py_tensor_new(zero) : NULL;
 }
 
 static PyStructSequence_Field routing_fields[] = {
@@ -166,7 +176,7 @@ static PyObject *routing(PyObject *o, PyObject *unused) {
         PyObject *part = NULL;
         fm_call c;
         if (fm_call_begin(&c) && fm_call_end(&c, fm_tensor_detach(c.ctx, &t, parts[i])))
-            part = fm_py_tensor_new(t, NULL);
+            part = fm_py_tensor_new(t);
         if (!part)
             Py_CLEAR(result);
         else
@@ -227,9 +237,11 @@ static PyMethodDef methods[] = {
 static PyTypeObject layer_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.MoELayer",
     .tp_basicsize = sizeof(py_layer),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_new = new,
     .tp_dealloc = dealloc,
+    .tp_traverse = traverse,
+    .tp_free = PyObject_GC_Del,
     .tp_call = call,
     .tp_methods = methods,
     .tp_getset = getset,

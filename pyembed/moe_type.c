@@ -8,9 +8,14 @@
 typedef struct moe_args {
     PyObject *gate, *every;
     fm_moe_config config;
+    fm_py_moe_later later;
 } moe_args;
+_Static_assert(offsetof(fm_py_moe, later) - offsetof(fm_py_moe, config) ==
+                   offsetof(moe_args, later) - offsetof(moe_args, config),
+               "one shift leads from the arguments' rows to the object's");
 
 #define FIELD(name) #name, offsetof(moe_args, config.name)
+#define LATER(name) #name, offsetof(moe_args, later.name)
 #define ACT(name, text) text "|"
 #define COUNT_MAX (1 << 20)
 static const fm_option rows[] = {
@@ -21,10 +26,11 @@ static const fm_option rows[] = {
     {"gate", offsetof(moe_args, gate), FM_OPT_OBJECT, 0, 0, 0, NULL, "'gshard'",
      "'naive', 'gshard', 'switch', or a subclass of fmoe.Gate", "str | type[Gate]"},
     {FIELD(activation), FM_OPT_CHOICE, 0, 0, 0, FM_ACT_MAP(ACT), "'gelu'", "of the experts", NULL},
-    {FIELD(capacity_factor), FM_OPT_FLOAT_OR_NONE, 0, INFINITY, FM_OPEN_LOW, NULL, "None",
+    {FIELD(capacity_factor), FM_OPT_FLOAT_OR_NONE, 0, INFINITY, FM_OPEN_LOW | FM_ALLOW_INFINITY,
+     NULL, "None",
      "an expert takes at most ceil(factor*k*T/E) of the T tokens in training; None: all", NULL},
-    {FIELD(eval_capacity_factor), FM_OPT_FLOAT_OR_NONE, 0, INFINITY, FM_OPEN_LOW, NULL, "None",
-     "the same after eval()", NULL},
+    {FIELD(eval_capacity_factor), FM_OPT_FLOAT_OR_NONE, 0, INFINITY,
+     FM_OPEN_LOW | FM_ALLOW_INFINITY, NULL, "None", "the same after eval()", NULL},
     {FIELD(drop_policy), FM_OPT_CHOICE, 0, 0, 0, "position|score", "'position'",
      "who keeps its place: earlier tokens, or higher scores (not causal)", NULL},
     {FIELD(capacity_scope), FM_OPT_CHOICE, 0, 0, 0, "global|sequence|rank", "'global'",
@@ -50,6 +56,18 @@ static const fm_option rows[] = {
     {"second_policy", offsetof(moe_args, config.random_second), FM_OPT_SWITCH, 0, 0, 0,
      "all|random", "'random'",
      "gshard, in training: keep the second choice with probability 2*score, or always", NULL},
+    {LATER(router_dtype), FM_OPT_CHOICE, 0, 0, 0, "float32|bfloat16", "'float32'",
+     "of the router; only float32 so far", NULL},
+    {LATER(dispatch), FM_OPT_CHOICE, 0, 0, 0, "alltoall|scheduled", "'alltoall'",
+     "how tokens travel to other ranks; only alltoall so far", NULL},
+    {LATER(shadow), FM_OPT_BOOL, 0, 0, 0, NULL, "False",
+     "copies of busy experts on every rank; only False so far", NULL},
+    {LATER(bias_update_rate), FM_OPT_FLOAT, 0, 1, 0, NULL, "0.0",
+     "of balancing without a loss; only 0 so far", NULL},
+    {LATER(num_groups), FM_OPT_INT, 1, COUNT_MAX, 0, NULL, "1", "groups of experts; only 1 so far",
+     NULL},
+    {LATER(top_groups), FM_OPT_INT, 1, COUNT_MAX, 0, NULL, "1",
+     "groups that a token may use; only 1 so far", NULL},
     {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
 };
 static const fm_options options = {
@@ -79,6 +97,21 @@ static bool read_gate(PyObject *gate, fm_moe_config *c) {
     PyErr_Format(name ? PyExc_ValueError : PyExc_TypeError, "MoE: gate=%R is not allowed: %s%s is",
                  gate, known, "or a subclass of fmoe.Gate");
     return false;
+}
+
+/* Arguments that scripts may name already, at the value that they have today. */
+static bool check_later(const fm_py_moe_later *l) {
+    const char *what = l->router_dtype           ? "router_dtype='bfloat16'"
+                       : l->dispatch             ? "dispatch='scheduled'"
+                       : l->shadow               ? "shadow=True"
+                       : l->bias_update_rate > 0 ? "bias_update_rate above 0"
+                       : l->num_groups > 1       ? "num_groups above 1"
+                       : l->top_groups > 1       ? "top_groups above 1"
+                                                 : NULL;
+    if (what)
+        PyErr_Format(PyExc_NotImplementedError,
+                     "MoE: %s is not there yet: the default is what works", what);
+    return !what;
 }
 
 static bool read_every(fm_py_moe *self, PyObject *every) {
@@ -111,7 +144,9 @@ refuse:
 
 static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     moe_args a = {.config = fm_moe_config_default(1, 1)};
-    if (!fm_options_parse(&options, args, kwargs, &a) || !read_gate(a.gate, &a.config)) return NULL;
+    if (!fm_options_parse(&options, args, kwargs, &a) || !check_later(&a.later) ||
+        !read_gate(a.gate, &a.config))
+        return NULL;
     fm_py_moe *self = (fm_py_moe *)type->tp_alloc(type, 0);
     if (!self) return NULL;
     self->gate = a.gate ? Py_NewRef(a.gate) : PyUnicode_FromString(a.config.gate);
@@ -132,6 +167,7 @@ static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         goto fail;
     fm_py_gate_clear(&bridge);
     self->config = a.config;
+    self->later = a.later;
     return (PyObject *)self;
 fail:
     fm_py_gate_clear(&bridge);

@@ -3,9 +3,18 @@
 #include "fmoe/moe.h"
 #include "pyembed/options.h"
 
+/* Arguments whose only value so far is their default. */
+typedef struct fm_py_moe_later {
+    int router_dtype, dispatch;
+    bool shadow;
+    double bias_update_rate;
+    int64_t num_groups, top_groups;
+} fm_py_moe_later;
+
 /* fmoe.MoE: the configuration of MoE layers. */
 typedef struct fm_py_moe {
     PyObject_HEAD fm_moe_config config;
+    fm_py_moe_later later;
     PyObject *gate;   /* str, or a subclass of fmoe.Gate */
     PyObject *every;  /* int, or a tuple of layers */
     int64_t interval; /* every, as a number; 0: `layers` decides */
@@ -25,9 +34,10 @@ typedef struct fm_py_gate {
 
 /* For a class; `g` is zeroed before. NULL class: false without a change of `g`. */
 bool fm_py_gate_init(fm_py_gate *g, PyObject *class_);
-/* Makes the gate of layer `name`: class_(d_model, num_experts, top_k). */
-bool fm_py_gate_add(fm_py_gate *g, PyObject *class_, const char *name, int64_t d_model,
-                    const fm_moe_config *config, PyObject *mesh);
+/* Makes the gate of layer `name`: class_(d_model, num_experts, top_k), with `mesh` and `layer` (its
+ * number in the model, or None) set before. */
+bool fm_py_gate_add(fm_py_gate *g, PyObject *class_, const char *name, PyObject *layer,
+                    int64_t d_model, const fm_moe_config *config, PyObject *mesh);
 void fm_py_gate_clear(fm_py_gate *g);
 /* Appends (name.gate.X, Parameter) of every gate to `list`; -1 with an exception set. `skip` leading
  * bytes of each layer's name are left out. */

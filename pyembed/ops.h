@@ -44,15 +44,12 @@ typedef struct fm_op_args {
         if (!fm_options_parse_fast(&options, args, n, names, &a) || !fm_call_begin(&c))            \
             return NULL;                                                                           \
         fm_status s = expression;                                                                  \
-        return fm_call_end(&c, s) ? fm_py_tensor_new(y, NULL) : NULL;                              \
+        return fm_call_end(&c, s) ? fm_py_tensor_new(y) : NULL;                                    \
     }
 
-/* int32 of int32 or int64; a new reference. */
-static inline fm_status fm_as_int32(fm_ctx *ctx, fm_tensor *t, fm_tensor **out) {
-    if (t->dtype == FM_I64) return fm_cast(ctx, out, t, FM_I32);
-    *out = fm_tensor_retain(t);
-    return FM_OK;
-}
+/* int32 of int32 or int64; a new reference. FM_ERR_RANGE names `what` and the first element that
+ * does not fit, so that no id is another one's by chance. */
+fm_status fm_as_int32(fm_ctx *ctx, fm_tensor *t, const char *what, fm_tensor **out);
 
 /* Sizes out of a sequence of ints; at least `low` each. `what` begins errors. */
 bool fm_py_sizes(PyObject *o, const char *what, int64_t low, int max, int *n, int64_t *sizes);

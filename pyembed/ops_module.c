@@ -101,7 +101,7 @@ FM_OP(rope, rope_options, fm_rope(c.ctx, &y, a.x, a.i, a.j, (float)a.p, a.k))
 
 static fm_status run_embedding(fm_ctx *ctx, fm_tensor **y, const fm_op_args *a) {
     fm_tensor *ids;
-    FM_TRY(fm_as_int32(ctx, a->ids, &ids));
+    FM_TRY(fm_as_int32(ctx, a->ids, "embedding: ids", &ids));
     fm_status s = fm_embedding(ctx, y, a->w, ids);
     fm_tensor_free(ids);
     return s;
@@ -115,7 +115,7 @@ FM_OP(embedding, embedding_options, run_embedding(c.ctx, &y, &a))
 
 static fm_status run_cross_entropy(fm_ctx *ctx, fm_tensor **y, const fm_op_args *a) {
     fm_tensor *target;
-    FM_TRY(fm_as_int32(ctx, a->ids, &target));
+    FM_TRY(fm_as_int32(ctx, a->ids, "cross_entropy: target", &target));
     fm_status s = fm_cross_entropy(ctx, y, NULL, a->x, target, 0);
     fm_tensor_free(target);
     return s;
@@ -188,7 +188,7 @@ static PyObject *reshape(PyObject *module, PyObject *const *args, Py_ssize_t n, 
         !fm_call_begin(&c))
         return NULL;
     fm_status s = fm_reshape(c.ctx, &y, a.x, ndim, shape);
-    return fm_call_end(&c, s) ? fm_py_tensor_new(y, NULL) : NULL;
+    return fm_call_end(&c, s) ? fm_py_tensor_new(y) : NULL;
 }
 
 enum { MAX_PARTS = 256 };
@@ -223,7 +223,7 @@ static PyObject *cat(PyObject *module, PyObject *const *args, Py_ssize_t n, PyOb
         if (!fm_call_end(&c, s)) y = NULL;
     }
     Py_DECREF(seq);
-    return PyErr_Occurred() ? NULL : fm_py_tensor_new(y, NULL);
+    return PyErr_Occurred() ? NULL : fm_py_tensor_new(y);
 }
 
 static const fm_option split_rows[] = {
@@ -242,8 +242,9 @@ static PyObject *split(PyObject *module, PyObject *const *args, Py_ssize_t n, Py
     if (!fm_options_parse_fast(&split_options, args, n, names, &a) ||
         !fm_py_sizes(a.shape, "split: sizes", 0, MAX_PARTS, &count, sizes))
         return NULL;
-    for (int i = 0; i < count; i++) sum += sizes[i];
-    if (a.i >= a.x->ndim || sum != a.x->shape[a.i])
+    bool ok = a.i < a.x->ndim;
+    for (int i = 0; ok && i < count; i++) ok = !__builtin_add_overflow(sum, sizes[i], &sum);
+    if (!ok || sum != a.x->shape[a.i])
         return PyErr_Format(
             PyExc_ValueError,
             "split: sizes=%R along axis %lld is not allowed: sizes of the sum %lld are", a.shape,
@@ -255,7 +256,7 @@ static PyObject *split(PyObject *module, PyObject *const *args, Py_ssize_t n, Py
         PyObject *part = NULL;
         if (fm_call_begin(&c)) {
             fm_status s = fm_split(c.ctx, &y, a.x, (int)a.i, start, start + sizes[i]);
-            if (fm_call_end(&c, s)) part = fm_py_tensor_new(y, NULL);
+            if (fm_call_end(&c, s)) part = fm_py_tensor_new(y);
         }
         if (!part || PyList_Append(list, part) < 0) Py_CLEAR(list);
         Py_XDECREF(part);
@@ -297,7 +298,7 @@ static PyObject *tensor(PyObject *module, PyObject *const *args, Py_ssize_t n, P
         if (!fm_call_end(&c, s)) y = NULL;
     }
     fm_values_free(&v);
-    return y && !PyErr_Occurred() ? fm_py_tensor_new(y, NULL) : NULL;
+    return y && !PyErr_Occurred() ? fm_py_tensor_new(y) : NULL;
 }
 
 static const fm_function functions[] = {

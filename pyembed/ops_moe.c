@@ -21,7 +21,7 @@ static void map_dealloc(PyObject *o) {
 
 static PyObject *map_tensor(PyObject *o, void *offset) {
     fm_tensor *t = *(fm_tensor **)((char *)&((py_map *)o)->map + (size_t)offset);
-    return fm_py_tensor_new(fm_tensor_retain(t), NULL);
+    return fm_py_tensor_new(fm_tensor_retain(t));
 }
 
 #define MAP_TENSOR(field, doc)                                                                     \
@@ -63,12 +63,12 @@ static PyObject *moe_permute(PyObject *module, PyObject *const *args, Py_ssize_t
     fm_tensor *ids = NULL, *y = NULL;
     fm_call c;
     if (!fm_call_begin(&c)) goto fail;
-    fm_status s = fm_as_int32(c.ctx, a.ids, &ids);
+    fm_status s = fm_as_int32(c.ctx, a.ids, "moe_permute: indices", &ids);
     if (s == FM_OK) s = fm_moe_map_new(c.ctx, &map->map, ids, a.i);
     if (s == FM_OK) s = fm_moe_permute(c.ctx, &y, a.x, &map->map);
     fm_tensor_free(ids);
     if (!fm_call_end(&c, s)) goto fail;
-    PyObject *rows = fm_py_tensor_new(y, NULL);
+    PyObject *rows = fm_py_tensor_new(y);
     if (!rows) goto fail;
     return Py_BuildValue("(NN)", rows, map);
 fail:
@@ -95,7 +95,7 @@ static PyObject *moe_unpermute(PyObject *module, PyObject *const *args, Py_ssize
     fm_call c;
     if (!fm_call_begin(&c)) return NULL;
     fm_status s = fm_moe_unpermute(c.ctx, &y, a.x, a.w, &((py_map *)a.object)->map);
-    return fm_call_end(&c, s) ? fm_py_tensor_new(y, NULL) : NULL;
+    return fm_call_end(&c, s) ? fm_py_tensor_new(y) : NULL;
 }
 
 static const fm_option grouped_rows[] = {
@@ -129,7 +129,7 @@ static PyObject *top_k(PyObject *module, PyObject *const *args, Py_ssize_t n, Py
         return NULL;
     fm_status s = fm_top_k(c.ctx, &values, &indices, a.x, a.i);
     if (!fm_call_end(&c, s)) return NULL;
-    return Py_BuildValue("(NN)", fm_py_tensor_new(values, NULL), fm_py_tensor_new(indices, NULL));
+    return Py_BuildValue("(NN)", fm_py_tensor_new(values), fm_py_tensor_new(indices));
 }
 
 static const fm_option gather_rows[] = {
@@ -138,6 +138,66 @@ static const fm_option gather_rows[] = {
 static const fm_options gather_options = {"gather_cols", gather_rows, 2,
                                           "y[t, j] = x[t, indices[t, j]], 0 where that is -1."};
 FM_OP(gather_cols, gather_options, fm_gather_cols(c.ctx, &y, a.x, a.ids))
+
+/* ---- losses of routers */
+
+/* f[e]: the share of the T tokens whose first choice is expert e, float32 [E]. -1 is nobody's. */
+static fm_status first_shares(fm_ctx *ctx, fm_tensor *indices, int64_t T, int64_t E,
+                              fm_tensor **out) {
+    FM_CHECK(indices->ndim == 2 && indices->shape[0] == T && indices->shape[1] > 0, FM_ERR_SHAPE,
+             "balance_loss: indices have %d dimensions and %lld elements: [%lld, k] is wanted",
+             indices->ndim, (long long)fm_numel(indices), (long long)T);
+    int64_t k = indices->shape[1];
+    fm_tensor *ids = NULL;
+    int32_t *host = NULL;
+    float *shares = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(fm_as_int32(ctx, indices, "balance_loss: indices", &ids));
+    host = malloc((size_t)(T * k) * sizeof *host + 1);
+    shares = calloc((size_t)E, sizeof *shares);
+    FM_CHECK_GOTO(host && shares, FM_ERR_OOM, "balance_loss: out of memory: %lld choices",
+                  (long long)(T * k));
+    FM_TRY_GOTO(fm_tensor_to_host(ctx, ids, host, fm_nbytes(ids)));
+    for (int64_t t = 0; t < T; t++) {
+        int32_t e = host[t * k];
+        FM_CHECK_GOTO(e >= -1 && e < E, FM_ERR_RANGE,
+                      "balance_loss: indices[%lld, 0] is %d: -1 to %lld are allowed", (long long)t,
+                      (int)e, (long long)E - 1);
+        if (e >= 0) shares[e] += 1;
+    }
+    for (int64_t e = 0; e < E && T > 0; e++) shares[e] /= (float)T;
+    FM_TRY_GOTO(fm_tensor_from_host(ctx, out, FM_F32, 1, &E, shares));
+out:
+    fm_tensor_free(ids);
+    free(host);
+    free(shares);
+    return status;
+}
+
+static fm_status run_balance(fm_ctx *ctx, fm_tensor **y, const fm_op_args *a) {
+    fm_tensor *f = NULL;
+    FM_CHECK(a->x->ndim == 2 && a->x->shape[1] > 0, FM_ERR_SHAPE,
+             "balance_loss: probs have %d dimensions: [T, E] is wanted", a->x->ndim);
+    FM_TRY(first_shares(ctx, a->ids, a->x->shape[0], a->x->shape[1], &f));
+    fm_status s = fm_balance_loss(ctx, y, a->x, f, (float)a->x->shape[1]);
+    fm_tensor_free(f);
+    return s;
+}
+
+static const fm_option balance_rows[] = {
+    FM_ARG("probs", x, FM_OPT_TENSOR, NULL, "float32 [T, E], the router's softmax"),
+    FM_ARG("indices", ids, FM_OPT_TENSOR, NULL, "int [T, k]: each token's experts"), FM_ARGS_END};
+static const fm_options balance_options = {
+    "balance_loss", balance_rows, 2,
+    "E * sum over e of f[e] * mean over t of probs[t, e], where f[e] is the share of the tokens "
+    "whose first choice is e: 1 at perfect balance. What a gate's forward gives as its loss."};
+FM_OP(balance_loss, balance_options, run_balance(c.ctx, &y, &a))
+
+static const fm_option z_rows[] = {
+    FM_ARG("logits", x, FM_OPT_TENSOR, NULL, "float32 [T, E], the router's"), FM_ARGS_END};
+static const fm_options z_options = {"z_loss", z_rows, 1,
+                                     "mean over t of logsumexp(logits[t])**2 (ST-MoE)."};
+FM_OP(z_loss, z_options, fm_z_loss(c.ctx, &y, a.x, 1.0f))
 
 /* ---- collectives. In this version every group is the one rank. */
 
@@ -184,7 +244,7 @@ static PyObject *all_to_all(PyObject *module, PyObject *const *args, Py_ssize_t 
         return NULL;
     fm_status s = fm_all_to_all(c.ctx, fm_the_host.world, &y, a.x, count, send, received);
     if (!fm_call_end(&c, s)) return NULL;
-    PyObject *rows = fm_py_tensor_new(y, NULL), *list = PyList_New(0);
+    PyObject *rows = fm_py_tensor_new(y), *list = PyList_New(0);
     for (int i = 0; list && i < count; i++) {
         PyObject *x = PyLong_FromLongLong(received[i]);
         if (!x || PyList_Append(list, x) < 0) Py_CLEAR(list);
@@ -199,6 +259,8 @@ static const fm_function functions[] = {
     {&grouped_options, grouped_linear},
     {&top_k_options, top_k},
     {&gather_options, gather_cols},
+    {&balance_options, balance_loss},
+    {&z_options, z_loss},
     {&all_reduce_options, all_reduce},
     {&all_gather_options, all_gather},
     {&all_to_all_options, all_to_all},

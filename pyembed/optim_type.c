@@ -104,9 +104,11 @@ static const fm_options sgd_options = {"SGD", sgd_rows, 1,
 
 static bool read_betas(PyObject *betas, fm_optim_config *c) {
     if (!betas) return true;
-    if (PyTuple_Check(betas) && PyArg_ParseTuple(betas, "dd", &c->beta1, &c->beta2) &&
-        c->beta1 >= 0 && c->beta1 < 1 && c->beta2 >= 0 && c->beta2 < 1)
-        return true;
+    PyObject *pair = PyUnicode_Check(betas) ? NULL : PySequence_Tuple(betas);
+    bool ok = pair && PyArg_ParseTuple(pair, "dd", &c->beta1, &c->beta2) && c->beta1 >= 0 &&
+              c->beta1 < 1 && c->beta2 >= 0 && c->beta2 < 1;
+    Py_XDECREF(pair);
+    if (ok) return true;
     PyErr_Clear();
     PyErr_Format(PyExc_ValueError, "AdamW: betas=%R is not allowed: a pair of numbers in [0, 1) is",
                  betas);
@@ -190,6 +192,7 @@ static PyObject *make(PyTypeObject *type, const fm_options *o, optim_args *a) {
         goto out;
     }
     self->optim = optim;
+    self->initial_lr = a->config.lr;
     self->parameters = Py_NewRef(parameters);
     self->mesh = Py_NewRef(mesh);
     fm_the_host.live++;
@@ -219,11 +222,18 @@ static PyObject *sgd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
 
 static void dealloc(PyObject *o) {
     fm_py_optim *self = (fm_py_optim *)o;
+    PyObject_GC_UnTrack(o);
     if (self->optim) fm_the_host.live--;
     fm_py_free(forget_and_free, self->optim);
     Py_XDECREF(self->parameters);
     Py_XDECREF(self->mesh);
     Py_TYPE(o)->tp_free(o);
+}
+
+static int traverse(PyObject *o, visitproc visit, void *arg) {
+    Py_VISIT(((fm_py_optim *)o)->parameters);
+    Py_VISIT(((fm_py_optim *)o)->mesh);
+    return 0;
 }
 
 /* ---- use */
@@ -310,6 +320,27 @@ static int set_lr(PyObject *o, PyObject *v, void *unused) {
     return 0;
 }
 
+static PyObject *get_initial_lr(PyObject *o, void *unused) {
+    (void)unused;
+    return PyFloat_FromDouble(((fm_py_optim *)o)->initial_lr);
+}
+
+static PyObject *trains(PyObject *o, PyObject *model) {
+    const fm_optim *optim = ((fm_py_optim *)o)->optim;
+    PyObject *parameters = fm_py_parameters_of(model, "trains: model");
+    if (!parameters) return NULL;
+    bool all = PyList_GET_SIZE(parameters) == PyList_GET_SIZE(((fm_py_optim *)o)->parameters);
+    for (Py_ssize_t i = 0; all && i < PyList_GET_SIZE(parameters); i++) {
+        PyObject *p = PyTuple_GET_ITEM(PyList_GET_ITEM(parameters, i), 1);
+        bool found = false;
+        for (int j = 0; j < optim->n_sets; j++)
+            found = found || optim->sets[j] == ((fm_py_parameter *)p)->set;
+        all = found;
+    }
+    Py_DECREF(parameters);
+    return PyBool_FromLong(all);
+}
+
 static PyObject *get_micro_batches(PyObject *o, void *unused) {
     (void)unused;
     return PyLong_FromLongLong(((fm_py_optim *)o)->optim->config.micro_batches);
@@ -329,6 +360,8 @@ static PyMethodDef methods[] = {
      "requires_grad is False is left alone; one that no gradient reached has gradient 0."},
     {"zero_grad", zero_grad, METH_NOARGS,
      "zero_grad($self)\n--\n\nForgets the gradients and micro-batches since the last step."},
+    {"trains", trains, METH_O,
+     "trains($self, model, /)\n--\n\nWhether the model's parameters are the ones it updates."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -336,6 +369,7 @@ static PyGetSetDef getset[] = {
     {"steps", get_steps, set_steps, "Completed steps; skipped ones do not count.", NULL},
     {"kind", get_kind, NULL, "'adamw' or 'sgd'.", NULL},
     {"lr", get_lr, set_lr, "Base learning rate.", NULL},
+    {"initial_lr", get_initial_lr, NULL, "Base learning rate that it was made with.", NULL},
     {"schedule", get_schedule, NULL, "Schedule of the learning rate.", NULL},
     {"micro_batches", get_micro_batches, NULL, "Calls of backward() that make one step.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -344,9 +378,12 @@ static PyGetSetDef getset[] = {
 PyTypeObject fm_optim_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.Optimizer",
     .tp_basicsize = sizeof(fm_py_optim),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+                Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_doc = "What AdamW and SGD have in common.",
     .tp_dealloc = dealloc,
+    .tp_traverse = traverse,
+    .tp_free = PyObject_GC_Del,
     .tp_methods = methods,
     .tp_getset = getset,
 };

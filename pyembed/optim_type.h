@@ -8,6 +8,7 @@ typedef struct fm_py_optim {
     PyObject_HEAD fm_optim *optim;
     PyObject *parameters; /* [(name, Parameter)]: keeps the sets alive */
     PyObject *mesh;
+    double initial_lr; /* as it was made with; the script may have set another since */
 } fm_py_optim;
 
 extern PyTypeObject fm_optim_type;

@@ -71,7 +71,7 @@ static bool refuse(const fm_options *o, const fm_option *r, PyObject *v, PyObjec
 }
 
 static bool in_range(const fm_option *r, double x) {
-    if (isnan(x)) return false;
+    if (isnan(x) || (isinf(x) && !(r->open & FM_ALLOW_INFINITY))) return false;
     if (r->low >= r->high) return true;
     return (r->open & FM_OPEN_LOW ? x > r->low : x >= r->low) &&
            (r->open & FM_OPEN_HIGH ? x < r->high : x <= r->high);

@@ -26,6 +26,8 @@ typedef enum fm_option_kind {
 
 /* Whether the ends of the range belong to it. */
 enum { FM_OPEN_LOW = 1, FM_OPEN_HIGH = 2 };
+/* Infinity itself, where it says something ("no limit"). */
+enum { FM_ALLOW_INFINITY = 4 };
 
 typedef struct fm_option {
     const char *name;

@@ -14,14 +14,15 @@ void fm_py_next_name(char *buf, size_t n, const char *kind) {
 void fm_py_reset_names(void) { names_given = 0; }
 
 PyObject *fm_py_parameter_new(fm_param_set *set, fm_param *param, PyObject *owner) {
-    fm_py_parameter *self = PyObject_New(fm_py_parameter, &fm_parameter_type);
+    fm_py_parameter *self = PyObject_GC_New(fm_py_parameter, &fm_parameter_type);
     if (!self) return NULL;
     self->base.t = fm_tensor_retain(param->weight);
-    self->base.owner = Py_XNewRef(owner);
     self->base.lm_loss = NULL;
+    self->owner = Py_XNewRef(owner);
     self->set = set;
     self->param = param;
     fm_the_host.live++;
+    PyObject_GC_Track(self);
     return (PyObject *)self;
 }
 
@@ -29,9 +30,16 @@ static void free_set(void *set) { fm_param_set_free(set); }
 
 static void dealloc(PyObject *o) {
     fm_py_parameter *self = (fm_py_parameter *)o;
-    if (!self->base.owner)
-        fm_py_free(free_set, self->set); /* the tape may still hold its tensors */
+    PyObject_GC_UnTrack(o);
+    if (!self->owner) fm_py_free(free_set, self->set); /* the tape may still hold its tensors */
+    Py_CLEAR(self->owner);
     fm_py_tensor_dealloc(o);
+}
+
+/* A gate that keeps its model's parameters is in a cycle; the gate's own dict is where it is cut. */
+static int traverse(PyObject *o, visitproc visit, void *arg) {
+    Py_VISIT(((fm_py_parameter *)o)->owner);
+    return 0;
 }
 
 typedef struct parameter_args {
@@ -215,10 +223,12 @@ static PyMethodDef methods[] = {
 PyTypeObject fm_parameter_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "fmoe.Parameter",
     .tp_basicsize = sizeof(fm_py_parameter),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_base = &fm_tensor_type,
     .tp_new = new,
     .tp_dealloc = dealloc,
+    .tp_traverse = traverse,
+    .tp_free = PyObject_GC_Del,
     .tp_methods = methods,
     .tp_getset = getset,
 };

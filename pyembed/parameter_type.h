@@ -5,7 +5,8 @@
 #include "pyembed/tensor_type.h"
 
 typedef struct fm_py_parameter {
-    fm_py_tensor base; /* owner: who owns the set; NULL: this object does */
+    fm_py_tensor base;
+    PyObject *owner; /* of the set; NULL: this object */
     fm_param_set *set;
     fm_param *param;
 } fm_py_parameter;

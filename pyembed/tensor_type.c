@@ -6,14 +6,13 @@
 
 bool fm_is_tensor(PyObject *o) { return PyObject_TypeCheck(o, &fm_tensor_type); }
 
-PyObject *fm_py_tensor_new(fm_tensor *t, PyObject *owner) {
+PyObject *fm_py_tensor_new(fm_tensor *t) {
     fm_py_tensor *self = PyObject_New(fm_py_tensor, &fm_tensor_type);
     if (!self) {
         fm_py_tensor_free(t);
         return NULL;
     }
     self->t = t;
-    self->owner = Py_XNewRef(owner);
     self->lm_loss = NULL;
     fm_the_host.live++;
     return (PyObject *)self;
@@ -25,13 +24,12 @@ void fm_py_tensor_dealloc(PyObject *o) {
     if (self->t) fm_the_host.live--;
     fm_py_tensor_free(self->lm_loss);
     fm_py_tensor_free(self->t);
-    Py_XDECREF(self->owner);
     type->tp_free(o);
 }
 
 static PyObject *wrap(fm_call *c, fm_status s, fm_tensor *y) {
     if (!fm_call_end(c, s)) return NULL;
-    return fm_py_tensor_new(y, NULL);
+    return fm_py_tensor_new(y);
 }
 
 static PyObject *get_shape(PyObject *o, void *unused) {
@@ -90,7 +88,7 @@ static PyObject *get_grad(PyObject *o, void *unused) {
     if (!fm_call_begin(&c)) return NULL;
     fm_status s = t->grad_is_set ? FM_OK : fm_tensor_zero(c.ctx, t->grad);
     if (!fm_call_end(&c, s)) return NULL;
-    return fm_py_tensor_new(fm_tensor_retain(t->grad), ((fm_py_tensor *)o)->owner);
+    return fm_py_tensor_new(fm_tensor_retain(t->grad));
 }
 
 static PyGetSetDef getset[] = {
@@ -172,42 +170,42 @@ static PyObject *zero_grad(PyObject *o, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-static bool item_value(PyObject *o, double *x) {
-    fm_tensor *t = fm_tensor_of(o);
-    if (fm_numel(t) != 1) {
-        PyErr_Format(PyExc_ValueError,
-                     "Tensor: a tensor of one element is a number, this one has "
-                     "%lld",
-                     (long long)fm_numel(t));
-        return false;
-    }
-    fm_call c;
-    if (!fm_call_begin(&c)) return false;
-    int64_t i64 = 0;
-    int32_t i32 = 0;
-    fm_status s;
-    if (t->dtype == FM_I64) {
-        s = fm_tensor_to_host(c.ctx, t, &i64, sizeof i64);
-        *x = (double)i64;
-    } else if (t->dtype == FM_I32) {
-        s = fm_tensor_to_host(c.ctx, t, &i32, sizeof i32);
-        *x = i32;
-    } else {
-        s = fm_tensor_item(c.ctx, t, x);
-    }
-    return fm_call_end(&c, s);
-}
-
-static PyObject *to_float(PyObject *o) {
-    double x;
-    return item_value(o, &x) ? PyFloat_FromDouble(x) : NULL;
-}
-
+/* The one element as a float or an int. */
 static PyObject *item(PyObject *o, PyObject *unused) {
     (void)unused;
-    double x;
-    if (!item_value(o, &x)) return NULL;
-    return fm_dtype_is_float(fm_tensor_of(o)->dtype) ? PyFloat_FromDouble(x) : PyLong_FromDouble(x);
+    fm_tensor *t = fm_tensor_of(o);
+    if (fm_numel(t) != 1)
+        return PyErr_Format(PyExc_ValueError,
+                            "Tensor: a tensor of one element is a number, this one has %lld",
+                            (long long)fm_numel(t));
+    double x = 0;
+    int64_t i64 = 0;
+    int32_t i32 = 0;
+    fm_call c;
+    if (!fm_call_begin(&c)) return NULL;
+    fm_status s = t->dtype == FM_I64   ? fm_tensor_to_host(c.ctx, t, &i64, sizeof i64)
+                  : t->dtype == FM_I32 ? fm_tensor_to_host(c.ctx, t, &i32, sizeof i32)
+                                       : fm_tensor_item(c.ctx, t, &x);
+    if (!fm_call_end(&c, s)) return NULL;
+    if (fm_dtype_is_float(t->dtype)) return PyFloat_FromDouble(x);
+    return PyLong_FromLongLong(t->dtype == FM_I64 ? i64 : i32);
+}
+
+/* float() and int(): Python would read the buffer as digits otherwise. */
+static PyObject *convert(PyObject *o, PyObject *(*to)(PyObject *)) {
+    PyObject *x = item(o, NULL), *y = x ? to(x) : NULL;
+    Py_XDECREF(x);
+    return y;
+}
+static PyObject *to_float(PyObject *o) { return convert(o, PyNumber_Float); }
+static PyObject *to_int(PyObject *o) { return convert(o, PyNumber_Long); }
+
+/* Not the length: `if loss:` asks for the value. */
+static int to_bool(PyObject *o) {
+    PyObject *x = item(o, NULL);
+    int truth = x ? PyObject_IsTrue(x) : -1;
+    Py_XDECREF(x);
+    return truth;
 }
 
 static PyObject *repr(PyObject *o) {
@@ -224,6 +222,13 @@ static Py_ssize_t length(PyObject *o) {
     if (t->ndim > 0) return (Py_ssize_t)t->shape[0];
     PyErr_SetString(PyExc_TypeError, "Tensor: a tensor without dimensions has no length");
     return -1;
+}
+
+/* What a weighted sum with a model's loss in it reports: that loss's lm_loss. Of two models: none. */
+static fm_tensor *lm_loss_of(PyObject *a, PyObject *b) {
+    fm_tensor *x = fm_is_tensor(a) ? ((fm_py_tensor *)a)->lm_loss : NULL;
+    fm_tensor *y = fm_is_tensor(b) ? ((fm_py_tensor *)b)->lm_loss : NULL;
+    return x && y && x != y ? NULL : fm_tensor_retain(x ? x : y);
 }
 
 /* Two tensors, or a tensor and a number. */
@@ -244,14 +249,21 @@ static PyObject *combine(PyObject *a, PyObject *b, bool multiply) {
     else
         s = multiply ? fm_mul(c.ctx, &y, fm_tensor_of(a), fm_tensor_of(b))
                      : fm_add(c.ctx, &y, fm_tensor_of(a), fm_tensor_of(b));
-    return wrap(&c, s, y);
+    PyObject *result = wrap(&c, s, y);
+    if (result) ((fm_py_tensor *)result)->lm_loss = lm_loss_of(a, b);
+    return result;
 }
 
 static PyObject *nb_add(PyObject *a, PyObject *b) { return combine(a, b, false); }
 static PyObject *nb_multiply(PyObject *a, PyObject *b) { return combine(a, b, true); }
 
 static PyNumberMethods as_number = {
-    .nb_add = nb_add, .nb_multiply = nb_multiply, .nb_float = to_float};
+    .nb_add = nb_add,
+    .nb_multiply = nb_multiply,
+    .nb_float = to_float,
+    .nb_int = to_int,
+    .nb_bool = to_bool,
+};
 static PySequenceMethods as_sequence = {.sq_length = length};
 
 static PyMethodDef methods[] = {

@@ -6,7 +6,6 @@
 
 typedef struct fm_py_tensor {
     PyObject_HEAD fm_tensor *t;
-    PyObject *owner;    /* what must live as long (a model whose blocks the tape runs again) */
     fm_tensor *lm_loss; /* of a model's loss: enters the mean that step() reports */
     Py_ssize_t shape[FM_MAX_DIMS], strides[FM_MAX_DIMS]; /* of exported buffers */
 } fm_py_tensor;
@@ -18,8 +17,8 @@ extern PyMethodDef fm_tensor_exchange_methods[]; /* tensor_buffer.c; ends with a
 bool fm_is_tensor(PyObject *o);
 static inline fm_tensor *fm_tensor_of(PyObject *o) { return ((fm_py_tensor *)o)->t; }
 
-/* Takes the reference `t`, also on an error (NULL). `owner` may be NULL. */
-PyObject *fm_py_tensor_new(fm_tensor *t, PyObject *owner);
+/* Takes the reference `t`, also on an error (NULL). */
+PyObject *fm_py_tensor_new(fm_tensor *t);
 void fm_py_tensor_dealloc(PyObject *o);
 
 /* fm_backward of the loss, or, where it reaches an optimiser's parameters, that optimiser's.

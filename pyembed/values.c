@@ -53,6 +53,20 @@ static bool from_tensor(fm_tensor *t, fm_values *v) {
         ((to *)v->data)[i] = (to)x;                                                                \
     }
 
+static bool copy_uint64(fm_values *v, const char *src, const char *what) {
+    for (int64_t i = 0; i < v->n; i++) {
+        uint64_t x;
+        memcpy(&x, src + (size_t)i * sizeof x, sizeof x);
+        if (x > INT64_MAX) {
+            PyErr_Format(PyExc_ValueError, "%s holds %llu: integers below 2**63 are allowed", what,
+                         (unsigned long long)x);
+            return false;
+        }
+        ((int64_t *)v->data)[i] = (int64_t)x;
+    }
+    return true;
+}
+
 static bool copy_elements(fm_values *v, const char *src, char format, Py_ssize_t size,
                           const char *what) {
     bool is_signed = strchr("bhilqn", format) != NULL,
@@ -72,7 +86,7 @@ static bool copy_elements(fm_values *v, const char *src, char format, Py_ssize_t
     else if (is_signed && size == 1)
         COPY_AS(int32_t, int8_t)
     else if (is_int && size == 8)
-        COPY_AS(int64_t, uint64_t)
+        return copy_uint64(v, src, what);
     else if (is_int && size == 4)
         COPY_AS(int64_t, uint32_t)
     else if (is_int && size == 2)
@@ -131,58 +145,95 @@ static bool find_shape(PyObject *o, const char *what, fm_values *v) {
     return set_shape(v, what, ndim, shape);
 }
 
-static bool fill(PyObject *o, const char *what, const fm_values *v, int dim, double *x, int64_t *at,
-                 bool *all_int) {
-    if (dim < v->ndim) {
-        if (!PyList_Check(o) && !PyTuple_Check(o)) {
-            PyErr_Format(PyExc_ValueError, "%s is nested unevenly", what);
-            return false;
-        }
-        if (PySequence_Fast_GET_SIZE(o) != v->shape[dim]) {
-            PyErr_Format(PyExc_ValueError, "%s has rows of %zd and of %lld elements", what,
-                         PySequence_Fast_GET_SIZE(o), (long long)v->shape[dim]);
-            return false;
-        }
-        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); i++)
-            if (!fill(PySequence_Fast_GET_ITEM(o, i), what, v, dim + 1, x, at, all_int))
-                return false;
-        return true;
-    }
-    double y = PyFloat_AsDouble(o);
-    if (PyErr_Occurred()) {
-        PyErr_Format(PyExc_TypeError, "%s holds %R (%s): numbers are allowed", what, o,
-                     fm_type_name(o));
+/* An int of 64 bits out of an int, a NumPy integer or an integer tensor: 1. 0: it is none of them.
+ * -1: an exception is set. */
+static int read_int(PyObject *o, const char *what, int64_t *x) {
+    bool tensor = fm_is_tensor(o) && !fm_dtype_is_float(fm_tensor_of(o)->dtype);
+    if (!tensor && !PyIndex_Check(o)) return 0;
+    PyObject *number = tensor ? PyNumber_Long(o) : PyNumber_Index(o);
+    if (!number) return -1;
+    int overflow;
+    *x = PyLong_AsLongLongAndOverflow(number, &overflow);
+    if (overflow)
+        PyErr_Format(PyExc_ValueError, "%s holds %R: integers of 64 bits are allowed", what,
+                     number);
+    Py_DECREF(number);
+    return overflow ? -1 : 1;
+}
+
+/* Calls `visit` for every number of nested sequences, which must be of v's shape. */
+typedef struct walk {
+    const char *what;
+    fm_values *v;
+    bool (*visit)(struct walk *w, PyObject *number);
+    int64_t at;
+    bool all_int, small;
+} walk;
+
+static bool visit_all(walk *w, PyObject *o, int dim) {
+    if (dim == w->v->ndim) return w->visit(w, o);
+    if (!PyList_Check(o) && !PyTuple_Check(o)) {
+        PyErr_Format(PyExc_ValueError, "%s is nested unevenly", w->what);
         return false;
     }
-    *all_int = *all_int && PyLong_Check(o);
-    x[(*at)++] = y;
+    for (Py_ssize_t i = 0; i < w->v->shape[dim]; i++) {
+        /* Looked at each time: a number's own __float__ could change the list. */
+        if (PySequence_Fast_GET_SIZE(o) != w->v->shape[dim]) {
+            PyErr_Format(PyExc_ValueError, "%s has rows of %zd and of %lld elements", w->what,
+                         PySequence_Fast_GET_SIZE(o), (long long)w->v->shape[dim]);
+            return false;
+        }
+        PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(o, i));
+        bool ok = visit_all(w, item, dim + 1);
+        Py_DECREF(item);
+        if (!ok) return false;
+    }
+    return true;
+}
+
+/* First walk: which dtype holds them all? */
+static bool classify(walk *w, PyObject *o) {
+    int64_t x = 0;
+    int is_int = w->all_int && !PyFloat_Check(o) ? read_int(o, w->what, &x) : 0;
+    w->all_int = w->all_int && is_int;
+    w->small = w->small && x == (int32_t)x;
+    return is_int >= 0;
+}
+
+/* Second walk. */
+static bool store(walk *w, PyObject *o) {
+    int64_t at = w->at++, x = 0;
+    if (w->v->dtype == FM_F32) {
+        double y = PyFloat_AsDouble(o);
+        if (y == -1 && PyErr_Occurred()) {
+            if (PyErr_ExceptionMatches(PyExc_OverflowError))
+                PyErr_Format(PyExc_ValueError, "%s holds an int beyond the floats", w->what);
+            else
+                PyErr_Format(PyExc_TypeError, "%s holds %R (%s): numbers are allowed", w->what, o,
+                             fm_type_name(o));
+            return false;
+        }
+        ((float *)w->v->data)[at] = (float)y;
+        return true;
+    }
+    if (read_int(o, w->what, &x) != 1) {
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_RuntimeError, "%s changed meanwhile", w->what);
+        return false;
+    }
+    if (w->v->dtype == FM_I32)
+        ((int32_t *)w->v->data)[at] = (int32_t)x;
+    else
+        ((int64_t *)w->v->data)[at] = x;
     return true;
 }
 
 static bool from_sequence(PyObject *o, const char *what, fm_values *v) {
     if (!find_shape(o, what, v)) return false;
-    double *x = malloc((size_t)v->n * sizeof *x + 1);
-    if (!x) {
-        PyErr_NoMemory();
-        return false;
-    }
-    int64_t at = 0;
-    bool all_int = v->n > 0, small = true;
-    bool ok = fill(o, what, v, 0, x, &at, &all_int);
-    for (int64_t i = 0; ok && i < v->n; i++)
-        small = small && x[i] >= INT32_MIN && x[i] <= INT32_MAX;
-    v->dtype = !all_int ? FM_F32 : small ? FM_I32 : FM_I64;
-    ok = ok && take_memory(v, fm_dtype_size(v->dtype));
-    for (int64_t i = 0; ok && i < v->n; i++) {
-        if (v->dtype == FM_F32)
-            ((float *)v->data)[i] = (float)x[i];
-        else if (v->dtype == FM_I32)
-            ((int32_t *)v->data)[i] = (int32_t)x[i];
-        else
-            ((int64_t *)v->data)[i] = (int64_t)x[i];
-    }
-    free(x);
-    return ok;
+    walk w = {.what = what, .v = v, .visit = classify, .all_int = v->n > 0, .small = true};
+    if (!visit_all(&w, o, 0)) return false;
+    v->dtype = !w.all_int ? FM_F32 : w.small ? FM_I32 : FM_I64;
+    w.visit = store;
+    return take_memory(v, fm_dtype_size(v->dtype)) && visit_all(&w, o, 0);
 }
 
 bool fm_values_read(PyObject *o, const char *what, fm_values *v) {
@@ -240,32 +291,4 @@ bool fm_values_convert(fm_values *v, fm_dtype dtype, const char *what) {
     v->data = out;
     v->dtype = dtype;
     return true;
-}
-
-bool fm_tokens_read(PyObject *o, const char *what, int64_t low, int64_t vocab, bool one_dim,
-                    fm_values *v) {
-    if (!fm_values_read(o, what, v)) return false;
-    if (!fm_values_convert(v, FM_I32, what)) goto fail;
-    if (v->ndim == 1 && one_dim) {
-        v->shape[1] = v->shape[0];
-        v->shape[0] = 1;
-        v->ndim = 2;
-    }
-    if (v->ndim != 2 || v->n == 0) {
-        PyErr_Format(PyExc_ValueError, "%s has %d dimensions and %lld elements: [B, S] is wanted",
-                     what, v->ndim, (long long)v->n);
-        goto fail;
-    }
-    for (int64_t i = 0; i < v->n; i++) {
-        int32_t x = ((int32_t *)v->data)[i];
-        if (x >= low && x < vocab) continue;
-        PyErr_Format(PyExc_ValueError, "%s[%lld, %lld]=%d is not allowed: %lld to %lld is", what,
-                     (long long)(i / v->shape[1]), (long long)(i % v->shape[1]), (int)x,
-                     (long long)low, (long long)vocab - 1);
-        goto fail;
-    }
-    return true;
-fail:
-    fm_values_free(v);
-    return false;
 }

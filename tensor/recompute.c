@@ -8,11 +8,13 @@
 typedef struct recompute_attrs {
     fm_recompute_fn fn;
     void *user;
+    fm_keep keep;
     fm_clock clock; /* whose random numbers the first pass drew */
 } recompute_attrs;
 
 static void free_attrs(void *p) {
     recompute_attrs *a = p;
+    if (a && a->keep.release) a->keep.release(a->keep.what);
     if (a) free(a->user);
     free(a);
 }
@@ -55,7 +57,8 @@ out:
 }
 
 fm_status fm_recompute(fm_ctx *ctx, fm_recompute_fn fn, const void *user, size_t user_size,
-                       fm_tensor **inputs, int n_inputs, fm_tensor **outputs, int n_outputs) {
+                       const fm_keep *keep, fm_tensor **inputs, int n_inputs, fm_tensor **outputs,
+                       int n_outputs) {
     FM_CHECK(n_inputs <= FM_NODE_MAX_INPUTS && n_outputs <= FM_NODE_MAX_OUTPUTS, FM_ERR_VALUE,
              "recompute: %d inputs and %d outputs; at most %d and %d", n_inputs, n_outputs,
              FM_NODE_MAX_INPUTS, FM_NODE_MAX_OUTPUTS);
@@ -76,6 +79,10 @@ fm_status fm_recompute(fm_ctx *ctx, fm_recompute_fn fn, const void *user, size_t
         fm_tensor_free(made);
     }
     if (status == FM_OK) {
+        if (keep && keep->retain) {
+            keep->retain(keep->what);
+            a.keep = *keep;
+        }
         fm_record r = {.name = "recompute",
                        .backward = recompute_backward,
                        .n_inputs = n_inputs,
@@ -89,6 +96,7 @@ fm_status fm_recompute(fm_ctx *ctx, fm_recompute_fn fn, const void *user, size_t
         status = fm_tape_record(ctx, &r);
     }
     if (status != FM_OK) {
+        if (a.keep.release) a.keep.release(a.keep.what);
         free(a.user);
         free_all(outputs, n_outputs);
     }

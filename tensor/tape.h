@@ -92,12 +92,18 @@ void fm_zero_grad(fm_tensor *leaf);
 
 /* Activation recomputation: runs fn without recording, keeps only `inputs`; backward runs it again
  * with recording and differentiates that. fn must be a function of its inputs (and parameters)
- * alone; random numbers repeat by themselves, being counted. `user` (size bytes) is copied.
+ * alone; random numbers repeat by themselves, being counted. `user` (size bytes) is copied; `keep`
+ * (NULL, or without functions: nothing) holds what `user` points to for as long as a backward may come.
  * Up to FM_NODE_MAX_OUTPUTS outputs. */
+typedef struct fm_keep {
+    void (*retain)(void *what), (*release)(void *what);
+    void *what;
+} fm_keep;
 typedef fm_status (*fm_recompute_fn)(fm_ctx *ctx, void *user, fm_tensor **inputs,
                                      fm_tensor **outputs);
 fm_status fm_recompute(fm_ctx *ctx, fm_recompute_fn fn, const void *user, size_t user_size,
-                       fm_tensor **inputs, int n_inputs, fm_tensor **outputs, int n_outputs);
+                       const fm_keep *keep, fm_tensor **inputs, int n_inputs, fm_tensor **outputs,
+                       int n_outputs);
 
 /* Scoped no_grad: `bool was = fm_grad_enable(ctx, false); ...; fm_grad_enable(ctx, was);` */
 bool fm_grad_enable(fm_ctx *ctx, bool on);

@@ -33,6 +33,7 @@ from _fmoe import (
     all_reduce,
     all_to_all,
     attention,
+    balance_loss,
     cast,
     cat,
     cross_entropy,
@@ -60,6 +61,7 @@ from _fmoe import (
     tensor,
     top_k,
     world_size,
+    z_loss,
 )
 
 from ._overload import linear
@@ -100,6 +102,7 @@ __all__ = [
     "all_reduce",
     "all_to_all",
     "attention",
+    "balance_loss",
     "cast",
     "cat",
     "checkpoint_info",
@@ -134,4 +137,5 @@ __all__ = [
     "top_k",
     "world_size",
     "wsd",
+    "z_loss",
 ]

@@ -11,8 +11,11 @@ class Gate(Module):
     """Decides which experts a token goes to. Subclass it and pass the class: MoE(gate=MyGate).
 
     One object is made for each MoE layer, MyGate(d_model, num_experts, top_k). Its Parameters are
-    the model's, under `layers.I.moe.gate.`; self.training and self.mesh are there.
+    the model's, under `layers.I.moe.gate.`; self.training, self.mesh and self.layer are there.
     """
+
+    layer: int | None = None
+    """The number I of the model's layer that it serves; None in a MoELayer of its own."""
 
     default_top_k: int = 2
     """What MoE(top_k=None) means."""

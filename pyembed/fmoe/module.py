@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,13 +29,14 @@ class Module:
         """A list of (name, Parameter), in the order of assignment; a shared one appears once."""
         found: list[tuple[str, Parameter]] = []
         seen: set[int] = set()
-        for name, part in _parts("", vars(self)):
-            pairs = [("", part)] if isinstance(part, Parameter) else part.named_parameters()
-            for inner, parameter in pairs:
-                if id(parameter) in seen:
-                    continue
-                seen.add(id(parameter))
-                found.append((f"{name}.{inner}" if inner else name, parameter))
+        with _Visit(self) as first:
+            for name, part in parts("", vars(self)) if first else ():
+                pairs = [("", part)] if isinstance(part, Parameter) else part.named_parameters()
+                for inner, parameter in pairs:
+                    if id(parameter) in seen:
+                        continue
+                    seen.add(id(parameter))
+                    found.append((f"{name}.{inner}" if inner else name, parameter))
         return found
 
     def num_parameters(self) -> int:
@@ -57,22 +59,43 @@ class Module:
 
     def _set_mode(self, training: bool) -> Module:
         self.training = training
-        for _, part in _parts("", vars(self)):
-            if not isinstance(part, Parameter):
-                part.train() if training else part.eval()
+        with _Visit(self) as first:
+            for _, part in parts("", vars(self)) if first else ():
+                if not isinstance(part, Parameter):
+                    part.train() if training else part.eval()
         return self
 
 
-def _parts(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+class _Visit:
+    """A walk over a module's parts: not the first where it came back to a module that refers to
+    what it is a part of, a gate to its model."""
+
+    _here = threading.local()
+
+    def __init__(self, module: Module) -> None:
+        self._id = id(module)
+
+    def __enter__(self) -> bool:
+        under_way: set[int] = self._here.__dict__.setdefault("modules", set())
+        self._first = self._id not in under_way
+        under_way.add(self._id)
+        return self._first
+
+    def __exit__(self, *unused: object) -> None:
+        if self._first:
+            self._here.modules.discard(self._id)
+
+
+def parts(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The Parameters and modules among `values`, with their names."""
     for key, value in values.items():
         name = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(value, Parameter) or hasattr(value, "named_parameters"):
             yield name, value
         elif isinstance(value, (list, tuple)):
-            yield from _parts(name, {str(i): part for i, part in enumerate(value)})
+            yield from parts(name, {str(i): part for i, part in enumerate(value)})
         elif isinstance(value, dict):
-            yield from _parts(name, value)
+            yield from parts(name, value)
 
 
 class no_grad(contextlib.ContextDecorator):

@@ -191,7 +191,8 @@ static void recompute(test *t, const char *gate) {
         EXPECT_OK(t, layer_input(t->ctx, &x, B, S, D, 13));
         fm_moe *m = &l.moe;
         if (again)
-            EXPECT_OK(t, fm_recompute(t->ctx, recomputed, &m, sizeof(fm_moe *), &x, 1, out, 3));
+            EXPECT_OK(t,
+                      fm_recompute(t->ctx, recomputed, &m, sizeof(fm_moe *), NULL, &x, 1, out, 3));
         else
             EXPECT_OK(t, recomputed(t->ctx, &m, &x, out));
         if (again) EXPECT(t, memcmp(&stats, &m->stats, sizeof stats) == 0, "statistics differ");

@@ -158,6 +158,8 @@ static void generation_dense(test *t) { cached_equals_uncached(t, false, FM_POSI
 static void generation_moe(test *t) { cached_equals_uncached(t, true, FM_POSITION_LEARNED); }
 static void generation_rope(test *t) { cached_equals_uncached(t, true, FM_POSITION_ROPE); }
 
+static bool stop_now(void) { return true; }
+
 static void generation_slides(test *t) {
     enum { NEW = 3 * WINDOW };
     setup s;
@@ -180,8 +182,7 @@ static void generation_slides(test *t) {
     EXPECT_ERROR(t, fm_gpt_generate(s.m, prompt, 1, 2 * WINDOW, 1, &warm, NULL, out), FM_ERR_VALUE,
                  "top_p is 0");
     warm.top_p = 1;
-    const volatile bool stop = true;
-    EXPECT_ERROR(t, fm_gpt_generate(s.m, prompt, 1, 2 * WINDOW, 1, &warm, &stop, out),
+    EXPECT_ERROR(t, fm_gpt_generate(s.m, prompt, 1, 2 * WINDOW, 1, &warm, stop_now, out),
                  FM_ERR_INTERRUPTED, "stopped");
     setup_free(&s);
 }

@@ -8,6 +8,7 @@ from typing import Any
 import fmoe
 
 SEQ_LEN = 16
+FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def model(**changes: Any) -> fmoe.GPT:

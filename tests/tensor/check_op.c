@@ -285,9 +285,9 @@ static fm_status again(fm_ctx *ctx, void *user, fm_tensor **in, fm_tensor **out)
 }
 
 static bool check_recompute(bench *b, const double *bits, int64_t n) {
-    BENCH_OK(
-        b, "recompute",
-        fm_recompute(b->ctx, again, &b->r, sizeof b->r, b->x, b->r->n_in, b->out, b->r->n_out));
+    BENCH_OK(b, "recompute",
+             fm_recompute(b->ctx, again, &b->r, sizeof b->r, NULL, b->x, b->r->n_in, b->out,
+                          b->r->n_out));
     BENCH_OK(b, "recompute", backward(b));
     bool ok = same_bits(b, "recompute", bits, n, true);
     drop_outputs(b);

@@ -251,7 +251,7 @@ static fm_status run_block(fm_ctx *ctx, void *user, fm_tensor **in, fm_tensor **
     *b.recomputing = ctx->recomputing;
     if (b.depth > 0) {
         b.depth--;
-        return fm_recompute(ctx, run_block, &b, sizeof b, in, 1, out, 2);
+        return fm_recompute(ctx, run_block, &b, sizeof b, NULL, in, 1, out, 2);
     }
     fm_rng_key key = fm_rng(ctx, fm_rng_stream("block"));
     fm_tensor *product;
@@ -273,7 +273,7 @@ static fm_status block_grads(fm_ctx *ctx, int depth, int outputs, float *dx, flo
     b.calls = calls;
     b.recomputing = recomputing;
     FM_TRY_GOTO(depth < 0 ? run_block(ctx, &b, &x, out)
-                          : fm_recompute(ctx, run_block, &b, sizeof b, &x, 1, out, 2));
+                          : fm_recompute(ctx, run_block, &b, sizeof b, NULL, &x, 1, out, 2));
     for (int i = 0; i < 2; i++)
         if (outputs & 1 << i) FM_TRY_GOTO(vector(ctx, &dout[i], 0.5f, 3, -1, false));
     FM_TRY_GOTO(fm_backward_many(ctx, out, dout, 2));
@@ -312,7 +312,7 @@ static void recompute_without_grad(test *t) {
     EXPECT_OK(t, vector(t->ctx, &w, 1, 2, 3, true));
     block b = {w, &calls, &recomputing, 0};
     fm_grad_enable(t->ctx, false);
-    fm_status status = fm_recompute(t->ctx, run_block, &b, sizeof b, &x, 1, out, 2);
+    fm_status status = fm_recompute(t->ctx, run_block, &b, sizeof b, NULL, &x, 1, out, 2);
     fm_grad_enable(t->ctx, true);
     EXPECT_OK(t, status);
     EXPECT(t, calls == 1 && !out[0]->requires_grad && t->ctx->live_nodes == 0, "recorded");
@@ -321,7 +321,8 @@ static void recompute_without_grad(test *t) {
     fm_tensor_free(w);
     fm_tensor *many[FM_NODE_MAX_INPUTS + 1] = {0};
     EXPECT_ERROR(
-        t, fm_recompute(t->ctx, run_block, &b, sizeof b, many, FM_NODE_MAX_INPUTS + 1, out, 1),
+        t,
+        fm_recompute(t->ctx, run_block, &b, sizeof b, NULL, many, FM_NODE_MAX_INPUTS + 1, out, 1),
         FM_ERR_VALUE, "7 inputs", "6");
 }
 
