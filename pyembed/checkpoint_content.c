@@ -34,6 +34,13 @@ static bool fill(PyObject *parameters, const fm_optim *optim, fm_py_content *k, 
                          name, sizeof p->param->spec.name - 1);
             return false;
         }
+        if (strchr(name, '/')) {
+            PyErr_Format(PyExc_ValueError,
+                         "parameter name '%s' is not allowed: '/' divides the groups of a "
+                         "checkpoint's file",
+                         name);
+            return false;
+        }
         bool expert = strstr(name, ".experts.") || !strncmp(name, "experts.", 8);
         add(k, "", name, expert ? FM_CKPT_EXPERT : FM_CKPT_DENSE, p->param, p->set->masters);
         int set = optim ? set_index(optim, p->set) : -1;

@@ -65,7 +65,11 @@ int fm_host_cores(void) {
 
 int fm_host_start(const char *device) {
     fm_host *h = &fm_the_host;
-    snprintf(h->device, sizeof h->device, "%s", device);
+    if (snprintf(h->device, sizeof h->device, "%s", device) >= (int)sizeof h->device) {
+        fprintf(stderr, "train: --device %s is not allowed: auto, cpu, cuda and cuda:N are\n",
+                device);
+        return 2;
+    }
     pthread_mutexattr_t attr;
     if (pthread_mutexattr_init(&attr) != 0 ||
         pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE) != 0 ||
@@ -106,8 +110,9 @@ fm_status fm_host_open(fm_error *err) {
     return s;
 }
 
-void fm_host_stop(void) {
+bool fm_host_stop(void) {
     fm_host *h = &fm_the_host;
+    if (pthread_mutex_trylock(&h->lock) != 0) return false;
     for (int64_t i = 0; i < h->n_late; i++) h->late[i].free(h->late[i].what);
     h->n_late = 0;
     free(h->late);
@@ -120,5 +125,7 @@ void fm_host_stop(void) {
         fm_ctx_free(h->ctx);
         h->ctx = NULL;
     }
+    pthread_mutex_unlock(&h->lock);
     pthread_mutex_destroy(&h->lock);
+    return true;
 }

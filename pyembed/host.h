@@ -1,6 +1,5 @@
 /* The program's one state: the device that was asked for, the context that serves it, and the
- * lock around the context. It is the only global of fmoe; everything below pyembed/ is handed
- * its context.
+ * lock around the context. Everything below pyembed/ is handed its context.
  */
 #ifndef FM_PYEMBED_HOST_H
 #define FM_PYEMBED_HOST_H
@@ -44,8 +43,9 @@ int fm_host_start(const char *device);
 /* Opens the device unless that was done already. On an error `err` says why. */
 fm_status fm_host_open(fm_error *err);
 
-/* Closes the device where no object is left that needs it. */
-void fm_host_stop(void);
+/* Closes the device where no object is left that needs it. False: a thread is computing still, and
+ * nothing was done. */
+bool fm_host_stop(void);
 
 /* The folder that holds the Python package `fmoe`: in the runfiles of Bazel, or beside the
  * program. 0 when found. */

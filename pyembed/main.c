@@ -15,6 +15,7 @@ static const char usage[] =
     "usage: train [--device auto|cpu|cuda[:N]] SCRIPT.py [ARGS...]\n"
     "       train [--device ...] -c CODE [ARGS...]\n"
     "       train [--device ...] -m MODULE [ARGS...]\n"
+    "       train [--device ...] -  (the script is read from standard input)\n"
     "       train --version | --info | --help\n"
     "\n"
     "Runs a Python script in which `import fmoe` works.\n"
@@ -76,7 +77,7 @@ static int read_command(int argc, char **argv, command *c) {
         return status ? status : fm_print_info();
     }
     if (i >= argc) return misuse("no script given", NULL);
-    c->file = argv[i];
+    c->file = strcmp(argv[i], "-") ? argv[i] : NULL; /* "-": Python reads its standard input */
     c->argc = argc - i;
     c->argv = argv + i;
     return -1;
@@ -175,6 +176,8 @@ int main(int argc, char **argv) {
     }
     status = run_python(&cmd);
     if (status == 0 && fm_the_host.failed_at_exit) status = 1;
-    fm_host_stop();
-    return status;
+    if (fm_host_stop()) return status;
+    /* A daemon thread computes still: what exit() tears down would be torn from under it. */
+    fflush(NULL);
+    _exit(status);
 }

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import _fmoe
 from _fmoe import CheckpointError, DataLoader, Mesh, Optimizer
 
+from . import model_config
+
 STATE_FORMAT = 1
 _saving: set[Checkpointer] = set()  # kept alive, so that a failure has somebody to tell
 
@@ -71,6 +73,7 @@ class Checkpointer:
             "format": STATE_FORMAT,
             "step": step,
             "seed": _fmoe.seed(),
+            "model": model_config.configs(model),
             "optimizer": _optimizer_state(optimizer),
             "loader": _loader_state(loader),
             "extra": extra,
@@ -91,12 +94,18 @@ class Checkpointer:
         loader: DataLoader | None = None,
         on_corrupt: Literal["raise", "older"] = "raise",
         allow_other_data: bool = False,
+        allow_other_model: bool = False,
     ) -> int | None:
         """Loads the newest complete checkpoint and returns its step; None if there is none.
 
         on_corrupt        "raise": CheckpointError, and what was loaded so far is undefined;
                           "older": says so and takes the one before
         allow_other_data  go on although the loader reads other data, or in another order
+        allow_other_model go on although the model computes something else with the same weights:
+                          n_head, activation, rope_theta, the gate, ...
+
+        A learning rate that was set by hand (optimizer.lr = ...) comes back, unless the script now
+        gives another one itself.
         """
         if on_corrupt not in ("raise", "older"):
             raise ValueError(
@@ -113,6 +122,8 @@ class Checkpointer:
                 if loader is not None and state["loader"] is None:
                     raise CheckpointError(f"{path} was saved without a loader: it has no position")
                 other = None if allow_other_data else _other_data(state["loader"], loader, path)
+                if other is None and not allow_other_model:
+                    other = _other_model(state.get("model"), model, path)
                 if other is None:
                     reader.read(model, optimizer)
             except CheckpointError as error:
@@ -135,6 +146,7 @@ class Checkpointer:
         _fmoe.manual_seed(state["seed"])
         if optimizer is not None and state["optimizer"] is not None:
             optimizer.steps = state["optimizer"]["step"]
+            _restore_lr(optimizer, state["optimizer"])
         if loader is not None and state["loader"] is not None:
             loader.position = state["loader"]["position"]
         self.extra = state["extra"]
@@ -169,11 +181,28 @@ def _optimizer_state(optimizer: Optimizer | None) -> dict[str, Any] | None:
         "kind": optimizer.kind,
         "step": optimizer.steps,
         "lr": optimizer.lr,
+        "initial_lr": optimizer.initial_lr,
         "schedule": {
             name: getattr(schedule, name)
             for name in ("kind", "warmup", "total", "decay", "final", "offset")
         },
     }
+
+
+def _restore_lr(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Says so where the script's learning rate or schedule are others than the saved run's."""
+    if optimizer.lr == optimizer.initial_lr == saved.get("initial_lr"):
+        optimizer.lr = saved["lr"]
+    now = _optimizer_state(optimizer)
+    assert now is not None
+    for key in ("lr", "schedule"):
+        if saved.get(key) != now[key]:
+            print(
+                f"fmoe: the optimizer's {key} is {now[key]}; in the run that was saved it was "
+                f"{saved.get(key)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _loader_state(loader: DataLoader | None) -> dict[str, Any] | None:
@@ -215,6 +244,13 @@ def _other_data(saved: dict[str, Any] | None, loader: DataLoader | None, path: s
                 f"{now[key]!r}: the same, or allow_other_data=True, is wanted"
             )
     return None
+
+
+def _other_model(saved: Any, model: Any, path: str) -> str | None:
+    found = model_config.difference(saved or {}, model_config.configs(model))
+    if found is None:
+        return None
+    return f"{path} is of a model of {found}: the same, or allow_other_model=True, is wanted"
 
 
 def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import struct
@@ -16,6 +17,8 @@ class Metrics:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        if os.path.isdir(self.path):
+            raise ValueError(f"metrics={self.path!r} is a folder: the name of a file is wanted")
         folder = os.path.dirname(self.path) or "."
         os.makedirs(folder, exist_ok=True)
         self._lines: IO[str] | None = None
@@ -40,7 +43,7 @@ class Metrics:
     def write(self, values: dict[str, Any]) -> None:
         if self._lines is None:
             self._lines = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (kept open)
-        self._lines.write(json.dumps(values) + "\n")
+        self._lines.write(json.dumps(_finite(values), allow_nan=False) + "\n")
         self._lines.flush()
         step, kind = values.get("step", 0), values.get("kind", "train")
         for name, value in values.items():
@@ -53,6 +56,15 @@ class Metrics:
             self._lines.close()
             self._lines = None
         self._events.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: null stands for what is not finite, as in a skipped step."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class EventFile:

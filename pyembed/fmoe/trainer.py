@@ -71,6 +71,10 @@ class Trainer:
                 f"Trainer: optimizer.micro_batches={optimizer.micro_batches} and "
                 f"loader.micro_batches={loader.micro_batches}: the same is wanted"
             )
+        if not optimizer.trains(model):
+            raise ValueError(
+                "Trainer: optimizer trains another model: the one of `model` is wanted"
+            )
         if loader.split != "train":
             raise ValueError(f"Trainer: loader has split={loader.split!r}: 'train' is wanted")
         if eval_loader is not None and eval_loader.split == "train":
@@ -103,6 +107,8 @@ class Trainer:
 
         Returns the last step's values and, where there is an eval_loader, `eval_loss` (nats).
         """
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+            raise ValueError(f"fit: steps={steps!r} is not allowed: an int of at least 0 is")
         self.stopped = None
         self._resume()
         values: dict[str, Any] = {"step": self.optimizer.steps}

@@ -71,7 +71,11 @@ def moe_arguments() -> None:
     raises(ValueError, moe(every=[-1]), "every=[-1]")
     few = fmoe.MoE(num_experts=4, d_hidden=8, every=9)
     raises(ValueError, lambda: small.model(moe=few), "every = 9", "n_layer = 2")
-    raises(TypeError, moe(dispatch="scheduled"), "dispatch")  # not there yet
+    raises(NotImplementedError, moe(dispatch="scheduled"), "dispatch='scheduled'", "not there yet")
+    raises(NotImplementedError, moe(top_groups=2), "top_groups", "not there yet")
+    raises(ValueError, moe(dispatch="by hand"), "dispatch='by hand'", "alltoall")
+    raises(ValueError, moe(aux_loss_weight=float("inf")), "aux_loss_weight=inf")
+    assert moe(capacity_factor=float("inf"), dispatch="alltoall")().capacity_factor > 1e300
     raises(TypeError, lambda: fmoe.MoELayer(d_model=8, moe=None), "moe", "MoE")
     raises(ValueError, lambda: fmoe.Mesh(tp=0), "tp=0")
     raises(ValueError, lambda: fmoe.Mesh(ep=2), "ep", "2")
@@ -248,6 +252,10 @@ def trainer() -> None:
         raises(ValueError, make(two, save_every=0), "save_every=0", "None")
         raises(ValueError, make(two, max_skipped_steps=-1), "max_skipped_steps=-1")
         raises(RuntimeError, lambda: make(two)().evaluate(), "eval_loader")
+        stranger = fmoe.SGD(small.model(), lr=0.1, micro_batches=2)
+        raises(ValueError, make(stranger), "optimizer", "another model")
+        raises(ValueError, make(two, metrics=folder), "metrics", "folder")
+        raises(ValueError, lambda: make(two)().fit("5"), "steps='5'")
         narrow = small.model(vocab_size=100)
         raises(
             ValueError,

@@ -34,6 +34,12 @@ def code_and_module() -> None:
 
 
 @case
+def standard_input() -> None:
+    out = run(["-", "a"], input="import sys; print(sys.argv, __name__)")
+    assert out.stdout == "['-', 'a'] __main__\n", out.stdout + out.stderr
+
+
+@case
 def exit_codes() -> None:
     assert run(["-c", "raise SystemExit(7)"]).returncode == 7
     failed = run(["-c", "1/0"])

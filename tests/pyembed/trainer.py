@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import small
@@ -228,6 +229,24 @@ def bears_some_nans() -> None:
         raises(FloatingPointError, lambda: trainer.fit(5), "step 2", "max_skipped_steps=2")
 
 
+@case
+def metrics_are_json() -> None:
+    """RFC 8259 has no NaN: a skipped step's numbers are null."""
+    with scratch() as folder:
+        _, _, loader, _ = parts(folder)
+        m = Exploding({2})
+        path = os.path.join(folder, "m.jsonl")
+        fmoe.Trainer(m, fmoe.SGD(m, lr=0.1), loader, max_skipped_steps=1, metrics=path).fit(2)
+
+        def refuse(word: str) -> None:
+            raise AssertionError(f"{word} is no JSON")
+
+        with open(path, encoding="utf-8") as lines:
+            rows = [json.loads(line, parse_constant=refuse) for line in lines]
+        assert [row["skipped"] for row in rows if row["kind"] == "train"] == [False, True, False]
+        assert rows[1]["grad_norm"] is None
+
+
 def start(folder: str, steps: int, *more: str) -> subprocess.Popen:
     return subprocess.Popen(
         [TRAIN, CHILD, folder, str(steps), *more],
@@ -263,6 +282,27 @@ def signals_save_and_stop() -> None:
         assert "step 1 loss" not in out  # it had resumed
         rest = run([CHILD, folder, "12"])
         assert summary(rest.stdout) == want, rest.stdout + rest.stderr
+
+
+@case
+def a_signal_while_a_callback_generates() -> None:
+    """generate() is finished, the step too, and the run is saved."""
+    with scratch() as folder:
+        m, opt, loader, _ = parts(folder)
+        texts = []
+
+        def sample(values: dict) -> None:
+            if values["step"] == 2:
+                timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+                timer.start()
+                texts.append(m.generate(b"line", max_new_tokens=3000))
+                timer.join()
+
+        store = fmoe.Checkpointer(os.path.join(folder, "run"))
+        trainer = fmoe.Trainer(m, opt, loader, checkpointer=store, on_step=sample, log_every=100)
+        trainer.fit(9)
+        assert trainer.stopped == "SIGINT" and opt.steps == 2 and store.steps() == [2]
+        assert len(texts[0]) == 3004
 
 
 @case

@@ -1,0 +1,90 @@
+"""What a checkpoint compares with the script's model, and what of the optimiser it brings back."""
+
+import small
+from harness import case, main, raises, run, scratch
+
+import fmoe
+
+
+def moe(**changes):
+    return fmoe.MoE(num_experts=4, d_hidden=24, **changes)
+
+
+@case
+def another_function_of_the_same_weights() -> None:
+    with scratch() as folder:
+        store = fmoe.Checkpointer(folder + "/run")
+        store.save(1, model=small.model(position="rope"))
+        for changes, word in (
+            ({"n_head": 4}, "n_head=2, not 4"),
+            ({"rope_theta": 5e5}, "rope_theta=10000.0"),
+            ({"norm_eps": 1e-6}, "norm_eps"),
+            ({"activation": "relu"}, "activation='gelu'"),
+            ({"moe": moe(gate="naive")}, "gate='gshard', not 'naive'"),
+            ({"moe": moe(scale=2.0)}, "scale"),
+        ):
+            m = small.model(**{"position": "rope", **changes})
+            raises(fmoe.CheckpointError, lambda m=m: store.load(model=m), word, "allow_other_model")
+            assert store.load(model=m, allow_other_model=True) == 1
+        may_change = small.model(
+            position="rope",
+            dropout=0.5,
+            recompute="block",
+            seq_len=32,
+            moe=moe(capacity_factor=2.0, aux_loss_weight=0.5),
+        )
+        assert store.load(model=may_change) == 1
+
+
+@case
+def a_part_of_a_module() -> None:
+    class Two(fmoe.Module):
+        def __init__(self, n_head: int) -> None:
+            self.part = small.model(n_head=n_head)
+            self.layer = fmoe.MoELayer(d_model=8, moe=moe())
+
+    with scratch() as folder:
+        store = fmoe.Checkpointer(folder + "/run")
+        store.save(1, model=Two(2))
+        store.wait()
+        kept = fmoe.checkpoint_info(store.path(1))["state"]["model"]
+        assert kept["part"]["moe"]["num_experts"] == 4 and kept["layer"]["moe"]["gate"] == "gshard"
+        assert store.load(model=Two(2)) == 1
+        raises(fmoe.CheckpointError, lambda: store.load(model=Two(4)), "part: n_head=2, not 4")
+
+
+SAVE = """
+import fmoe, sys, small
+m = small.model()
+o = fmoe.AdamW(m, lr=1e-3, schedule=fmoe.constant(warmup=2))
+o.lr = 5e-4
+fmoe.Checkpointer(sys.argv[1]).save(1, model=m, optimizer=o)
+"""
+LOAD = """
+import fmoe, sys, small
+m = small.model()
+o = fmoe.AdamW(m, lr=float(sys.argv[2]), schedule=fmoe.constant(warmup=int(sys.argv[3])))
+if len(sys.argv) > 4: o.lr = float(sys.argv[4])
+fmoe.Checkpointer(sys.argv[1]).load(model=m, optimizer=o)
+print(o.lr)
+"""
+
+
+@case
+def a_learning_rate_set_by_hand() -> None:
+    """It comes back where the script is the same; where that gives another, it holds."""
+    with scratch() as folder:
+        saved = run(["-c", SAVE, folder + "/run"], cwd=small.FOLDER)
+        assert saved.returncode == 0, saved.stderr
+        for arguments, lr, said in (
+            (["1e-3", "2"], "0.0005", ""),
+            (["2e-3", "2"], "0.002", "lr is 0.002; in the run that was saved it was 0.0005"),
+            (["1e-3", "2", "1e-4"], "0.0001", "lr is 0.0001"),
+            (["1e-3", "5"], "0.0005", "schedule is"),
+        ):
+            out = run(["-c", LOAD, folder + "/run", *arguments], cwd=small.FOLDER)
+            assert out.stdout == lr + "\n", (arguments, out.stdout, out.stderr)
+            assert said in out.stderr and bool(said) == bool(out.stderr), out.stderr
+
+
+main()
