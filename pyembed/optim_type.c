@@ -1,6 +1,6 @@
 #include "pyembed/optim_type.h"
 #include "pyembed/mesh_type.h"
-#include "pyembed/options.h"
+#include "pyembed/optim_args.h"
 #include "pyembed/parameter_type.h"
 
 #include <math.h>
@@ -46,87 +46,6 @@ fm_clock fm_optims_clock(void) {
 
 /* ---- construction */
 
-typedef struct optim_args {
-    PyObject *model, *betas, *schedule;
-    fm_optim_config config;
-} optim_args;
-
-#define ARG(name) #name, offsetof(optim_args, name)
-#define FIELD(name) #name, offsetof(optim_args, config.name)
-#define MODEL_ROW                                                                                  \
-    {                                                                                              \
-        ARG(model), FM_OPT_OBJECT, 0, 0, 0, NULL, NULL, "whose parameters are trained",            \
-            "GPT | Module | MoELayer"                                                              \
-    }
-#define LR_ROW                                                                                     \
-    { FIELD(lr), FM_OPT_FLOAT, 0, INFINITY, 0, NULL, NULL, "base learning rate", NULL }
-#define COMMON_ROWS                                                                                \
-    {FIELD(micro_batches),                                                                         \
-     FM_OPT_INT,                                                                                   \
-     1,                                                                                            \
-     1 << 20,                                                                                      \
-     0,                                                                                            \
-     NULL,                                                                                         \
-     "1",                                                                                          \
-     "calls of backward() that make one step; gradients are their mean",                           \
-     NULL},                                                                                        \
-        {ARG(schedule),    FM_OPT_OBJECT, 0, 0, 0, NULL, "None", "None: lr stays as it is",        \
-         "Schedule | None"},                                                                       \
-    {                                                                                              \
-        NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL                                                \
-    }
-
-static const fm_option adamw_rows[] = {
-    MODEL_ROW,
-    LR_ROW,
-    {ARG(betas), FM_OPT_OBJECT, 0, 0, 0, NULL, "(0.9, 0.95)", "of the two moments, each in [0, 1)",
-     "tuple[float, float]"},
-    {FIELD(eps), FM_OPT_FLOAT, 0, 1, FM_OPEN_LOW, NULL, "1e-08", "added to the root", NULL},
-    {FIELD(weight_decay), FM_OPT_FLOAT, 0, INFINITY, 0, NULL, "0.1",
-     "of linear, expert and embedding weights; not of biases and gains", NULL},
-    {FIELD(clip_grad_norm), FM_OPT_FLOAT_OR_NONE, 0, INFINITY, FM_OPEN_LOW, NULL, "1.0",
-     "gradients are scaled down to this norm over all parameters; None: never", NULL},
-    COMMON_ROWS};
-static const fm_options adamw_options = {
-    "AdamW", adamw_rows, 1, "Adam with decoupled weight decay; float32 moments and masters."};
-
-static const fm_option sgd_rows[] = {
-    MODEL_ROW,
-    LR_ROW,
-    {FIELD(momentum), FM_OPT_FLOAT, 0, 1, FM_OPEN_HIGH, NULL, "0.0", "of the velocity", NULL},
-    {FIELD(nesterov), FM_OPT_BOOL, 0, 0, 0, NULL, "False", "looks ahead; needs a momentum", NULL},
-    {FIELD(weight_decay), FM_OPT_FLOAT, 0, INFINITY, 0, NULL, "0.0", "added to the gradient", NULL},
-    {FIELD(clip_grad_norm), FM_OPT_FLOAT_OR_NONE, 0, INFINITY, FM_OPEN_LOW, NULL, "None",
-     "gradients are scaled down to this norm over all parameters; None: never", NULL},
-    COMMON_ROWS};
-static const fm_options sgd_options = {"SGD", sgd_rows, 1,
-                                       "Stochastic gradient descent with momentum."};
-
-static bool read_betas(PyObject *betas, fm_optim_config *c) {
-    if (!betas) return true;
-    PyObject *pair = PyUnicode_Check(betas) ? NULL : PySequence_Tuple(betas);
-    bool ok = pair && PyArg_ParseTuple(pair, "dd", &c->beta1, &c->beta2) && c->beta1 >= 0 &&
-              c->beta1 < 1 && c->beta2 >= 0 && c->beta2 < 1;
-    Py_XDECREF(pair);
-    if (ok) return true;
-    PyErr_Clear();
-    PyErr_Format(PyExc_ValueError, "AdamW: betas=%R is not allowed: a pair of numbers in [0, 1) is",
-                 betas);
-    return false;
-}
-
-static bool read_schedule(const fm_options *o, PyObject *schedule, fm_optim_config *c) {
-    if (!schedule || schedule == Py_None) return true;
-    if (!PyObject_TypeCheck(schedule, &fm_schedule_type)) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s: schedule=%R is of the wrong type: None or an fmoe.Schedule is wanted",
-                     o->owner, schedule);
-        return false;
-    }
-    c->schedule = ((fm_py_schedule *)schedule)->schedule;
-    return true;
-}
-
 /* The distinct sets of the parameters; malloc'ed. A set is trained whole: its moments and norms
  * are one pass over it. */
 static fm_param_set **sets_of(PyObject *parameters, const char *owner, int *n) {
@@ -168,7 +87,7 @@ static PyObject *mesh_of_model(PyObject *model, const char *owner) {
     return result;
 }
 
-static PyObject *make(PyTypeObject *type, const fm_options *o, optim_args *a) {
+static PyObject *make(PyTypeObject *type, const fm_options *o, fm_optim_args *a) {
     fm_optim *optim = NULL;
     fm_param_set **sets = NULL;
     fm_py_optim *self = NULL;
@@ -205,19 +124,15 @@ out:
 }
 
 static PyObject *adamw_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    optim_args a = {.config = fm_optim_config_default(FM_ADAMW, 0)};
-    if (!fm_options_parse(&adamw_options, args, kwargs, &a) || !read_betas(a.betas, &a.config) ||
-        !read_schedule(&adamw_options, a.schedule, &a.config))
-        return NULL;
-    return make(type, &adamw_options, &a);
+    fm_optim_args a;
+    if (!fm_optim_args_read(&fm_adamw_options, args, kwargs, &a)) return NULL;
+    return make(type, &fm_adamw_options, &a);
 }
 
 static PyObject *sgd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    optim_args a = {.config = fm_optim_config_default(FM_SGD, 0)};
-    if (!fm_options_parse(&sgd_options, args, kwargs, &a) ||
-        !read_schedule(&sgd_options, a.schedule, &a.config))
-        return NULL;
-    return make(type, &sgd_options, &a);
+    fm_optim_args a;
+    if (!fm_optim_args_read(&fm_sgd_options, args, kwargs, &a)) return NULL;
+    return make(type, &fm_sgd_options, &a);
 }
 
 static void dealloc(PyObject *o) {
@@ -403,8 +318,8 @@ static PyTypeObject sgd_type = {
 };
 
 int fm_add_optim(PyObject *module) {
-    adamw_type.tp_doc = fm_options_doc(&adamw_options);
-    sgd_type.tp_doc = fm_options_doc(&sgd_options);
+    adamw_type.tp_doc = fm_options_doc(&fm_adamw_options);
+    sgd_type.tp_doc = fm_options_doc(&fm_sgd_options);
     if (!adamw_type.tp_doc || !sgd_type.tp_doc || fm_add_schedule(module) < 0) return -1;
     if (PyStructSequence_InitType2(&info_type, &info_desc) < 0 ||
         PyModule_AddObjectRef(module, "StepInfo", (PyObject *)&info_type) < 0)
