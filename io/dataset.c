@@ -6,31 +6,27 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
-/* Files mapped at a time: a process may have 65530 maps, and a folder more files. */
+/* Files held open at a time: a process may have 1024, and a folder more files. */
 #ifdef FM_HOSTILE
-enum { MAX_MAPS = 2 };
+enum { MAX_OPEN = 2 };
 #else
-enum { MAX_MAPS = 256 };
+enum { MAX_OPEN = 64 };
 #endif
 enum { EDGE = 1024 }; /* bytes at either end that enter the identity */
 
-/* Files mapped now: a ring, the oldest gives way. */
-typedef struct fm_maps {
-    int64_t file[MAX_MAPS]; /* -1: the slot is free */
-    const uint8_t *data[MAX_MAPS];
-    int next;
-} fm_maps;
+typedef struct open_slot {
+    int64_t file; /* -1: the slot is free */
+    int fd;
+} open_slot;
 
 struct fm_dataset {
     fm_files files;
-    int64_t *start; /* [files.n]: token that the file begins with */
-    int32_t *slot;  /* [files.n]: where it is mapped, or -1 */
-    fm_maps *maps;
+    int64_t *start;           /* [files.n]: token that the file begins with */
+    open_slot open[MAX_OPEN]; /* file i, when it is open, is in slot i % MAX_OPEN */
     int64_t tokens;
     char identity[160];
 };
@@ -88,13 +84,9 @@ static fm_status identify(fm_ctx *ctx, fm_dataset *d) {
 static fm_status index_files(fm_ctx *ctx, fm_dataset *d) {
     size_t n = (size_t)d->files.n;
     d->start = malloc(n * sizeof *d->start);
-    d->slot = malloc(n * sizeof *d->slot);
-    d->maps = calloc(1, sizeof *d->maps);
-    FM_CHECK(d->start && d->slot && d->maps, FM_ERR_OOM, "dataset: no memory for %zu files", n);
-    for (int i = 0; i < MAX_MAPS; i++) d->maps->file[i] = -1;
+    FM_CHECK(d->start, FM_ERR_OOM, "dataset: no memory for %zu files", n);
     for (size_t i = 0; i < n; i++) {
         d->start[i] = d->tokens;
-        d->slot[i] = -1;
         d->tokens += d->files.items[i].size;
     }
     return FM_OK;
@@ -105,6 +97,7 @@ fm_status fm_dataset_bytes(fm_ctx *ctx, const char *path, const char *pattern, f
     fm_status status = FM_OK;
     fm_dataset *d = calloc(1, sizeof *d);
     FM_CHECK(d, FM_ERR_OOM, "dataset: no memory to open '%s'", path);
+    for (int i = 0; i < MAX_OPEN; i++) d->open[i].file = -1;
     FM_TRY_GOTO(fm_files_list(&ctx->error, path, pattern, &d->files));
     FM_CHECK_GOTO(d->files.n > 0, FM_ERR_VALUE,
                   "dataset: path: no file below '%s' matches the pattern '%s'; at least one must",
@@ -121,20 +114,17 @@ out:
     return status;
 }
 
-static void unmap(fm_dataset *d, int slot) {
-    int64_t file = d->maps->file[slot];
-    if (file < 0) return;
-    munmap((void *)(uintptr_t)d->maps->data[slot], (size_t)d->files.items[file].size);
-    d->slot[file] = -1;
-    d->maps->file[slot] = -1;
+static void close_slot(open_slot *slot) {
+    if (slot->file >= 0) close(slot->fd);
+    slot->file = -1;
 }
 
 void fm_dataset_free(fm_dataset *d) {
     if (!d) return;
-    if (d->maps)
-        for (int i = 0; i < MAX_MAPS; i++) unmap(d, i);
+    for (int i = 0; i < MAX_OPEN; i++) close_slot(&d->open[i]);
     fm_files_free(&d->files);
-    free(d->start), free(d->slot), free(d->maps), free(d);
+    free(d->start);
+    free(d);
 }
 
 int64_t fm_dataset_tokens(const fm_dataset *d) { return d->tokens; }
@@ -145,23 +135,34 @@ int64_t fm_dataset_vocab(const fm_dataset *d) {
 }
 const char *fm_dataset_identity(const fm_dataset *d) { return d->identity; }
 
-static fm_status map_file(fm_ctx *ctx, fm_dataset *d, int64_t file, const uint8_t **data) {
-    if (d->slot[file] < 0) {
-        const fm_file *f = &d->files.items[file];
-        int fd;
-        FM_TRY(open_file(ctx, f, &fd));
-        void *p = mmap(NULL, (size_t)f->size, PROT_READ, MAP_SHARED, fd, 0);
-        int why = errno;
-        close(fd);
-        FM_CHECK(p != MAP_FAILED, FM_ERR_IO, "dataset: cannot map '%s' (%lld bytes): %s", f->path,
-                 (long long)f->size, strerror(why));
-        int slot = d->maps->next;
-        d->maps->next = (slot + 1) % MAX_MAPS;
-        unmap(d, slot);
-        d->maps->file[slot] = file, d->maps->data[slot] = p;
-        d->slot[file] = slot;
+static fm_status descriptor(fm_ctx *ctx, fm_dataset *d, int64_t file, int *fd) {
+    open_slot *slot = &d->open[file % MAX_OPEN];
+    if (slot->file != file) {
+        close_slot(slot);
+        FM_TRY(open_file(ctx, &d->files.items[file], &slot->fd));
+        slot->file = file;
     }
-    *data = d->maps->data[d->slot[file]];
+    *fd = slot->fd;
+    return FM_OK;
+}
+
+/* Bytes [at, at + n) of a file, as tokens. Read, not mapped: a file that becomes shorter under a map
+ * kills the process. */
+static fm_status read_file(fm_ctx *ctx, const fm_file *f, int fd, int64_t at, int64_t n,
+                           int32_t *out) {
+    uint8_t block[16 << 10];
+    while (n > 0) {
+        size_t want = n < (int64_t)sizeof block ? (size_t)n : sizeof block;
+        ssize_t got = pread(fd, block, want, at);
+        if (got < 0 && errno == EINTR) continue;
+        FM_CHECK(got >= 0, FM_ERR_IO, "dataset: cannot read '%s': %s", f->path, strerror(errno));
+        FM_CHECK(got > 0, FM_ERR_IO,
+                 "dataset: '%s' had %lld bytes when the dataset was opened and ends at byte %lld "
+                 "now",
+                 f->path, (long long)f->size, (long long)at);
+        for (ssize_t i = 0; i < got; i++) out[i] = block[i];
+        out += got, at += got, n -= got;
+    }
     return FM_OK;
 }
 
@@ -188,10 +189,10 @@ fm_status fm_dataset_read(fm_ctx *ctx, const fm_dataset *d, int64_t start, int64
         int64_t at = start - d->start[file], here = d->files.items[file].size - at;
         if (here <= 0) continue;
         if (here > n) here = n;
-        const uint8_t *data = NULL;
-        /* Which files are mapped is not part of the dataset's value. */
-        FM_TRY(map_file(ctx, (fm_dataset *)(uintptr_t)d, file, &data));
-        for (int64_t i = 0; i < here; i++) out[i] = data[at + i];
+        int fd;
+        /* Which files are open is not part of the dataset's value. */
+        FM_TRY(descriptor(ctx, (fm_dataset *)(uintptr_t)d, file, &fd));
+        FM_TRY(read_file(ctx, &d->files.items[file], fd, at, here, out));
         out += here, start += here, n -= here;
     }
     return FM_OK;

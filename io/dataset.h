@@ -12,8 +12,8 @@ typedef struct fm_dataset fm_dataset;
 
 /* Bytes of a file, or of all files below a folder whose name matches `pattern` (fnmatch; NULL:
  * all), in byte order of their relative paths. Hidden files and folders are skipped, links to files
- * are followed. Memory-mapped, never loaded. FM_ERR_IO names the path and the reason; a dataset
- * without a byte is FM_ERR_VALUE. Vocabulary 256. */
+ * are followed. Read as it is asked for, never loaded. FM_ERR_IO names the path and the reason; a
+ * dataset without a byte is FM_ERR_VALUE. Vocabulary 256. */
 fm_status fm_dataset_bytes(fm_ctx *ctx, const char *path, const char *pattern, fm_dataset **out);
 void fm_dataset_free(fm_dataset *d);
 
@@ -23,7 +23,8 @@ int64_t fm_dataset_vocab(const fm_dataset *d);
 /* Identity: kind, number of files and tokens, and a hash over names, sizes and the first and last
  * KiB of each file; a checkpoint keeps it. Points into d. */
 const char *fm_dataset_identity(const fm_dataset *d);
-/* Tokens [start, start + n) into `out`. FM_ERR_RANGE outside. */
+/* Tokens [start, start + n) into `out`. FM_ERR_RANGE outside; FM_ERR_IO names a file
+ * that has become shorter or cannot be read. Not for two threads at once: it keeps files open. */
 fm_status fm_dataset_read(fm_ctx *ctx, const fm_dataset *d, int64_t start, int64_t n, int32_t *out);
 
 /* A bijection of [0, n) chosen by key: Feistel network of 6 rounds over the next even power of two,

@@ -18,7 +18,7 @@ static const fm_option dataset_rows[] = {
 static const fm_options dataset_options = {
     "ByteDataset", dataset_rows, 1,
     "The bytes of a file, or of all files below a folder, one after another; a vocabulary of 256. "
-    "Mapped into memory, never loaded. Hidden files are left out."};
+    "Read as it is asked for, never loaded. Hidden files are left out."};
 
 static PyObject *dataset_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     dataset_args a;

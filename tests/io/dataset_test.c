@@ -121,7 +121,27 @@ static void names_what_is_wrong(fm_ctx *ctx) {
     fm_dataset_free(NULL);
 }
 
-/* More files than are mapped at a time, read in a scattered order. */
+/* The file is open already, and becomes shorter behind our back: no SIGBUS. */
+static void becomes_shorter(fm_ctx *ctx) {
+    enum { N = 200000 };
+    const char *dir = test_folder();
+    char *bytes = malloc(N);
+    memset(bytes, 'x', N);
+    test_write_file(in(dir, "data"), bytes, N);
+    free(bytes);
+    fm_dataset *d;
+    int32_t out[100];
+    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, &d));
+    CHECK_OK(fm_dataset_read(ctx, d, N - 100, 100, out));
+    CHECK(truncate(in(dir, "data"), 8192) == 0, "truncate");
+    CHECK_FAILS(fm_dataset_read(ctx, d, N - 100, 100, out), FM_ERR_IO, "/data", "200000 bytes");
+    CHECK_FAILS(fm_dataset_read(ctx, d, 8100, 100, out), FM_ERR_IO, "/data", "byte 8192");
+    CHECK_OK(fm_dataset_read(ctx, d, 8092, 100, out));
+    CHECK(out[99] == 'x', "%d", out[99]);
+    fm_dataset_free(d);
+}
+
+/* More files than are open at a time, read in a scattered order. */
 static void reads_many_files(fm_ctx *ctx) {
     enum { N = 700 };
     const char *dir = test_folder();
@@ -180,6 +200,6 @@ static const test_case cases[] = {
     {"dataset(file)", reads_a_file},          {"dataset(order)", orders_a_folder},
     {"dataset(pattern)", matches_a_pattern},  {"dataset(links)", follows_links_to_files},
     {"dataset(errors)", names_what_is_wrong}, {"dataset(700 files)", reads_many_files},
-    {"dataset(identity)", has_an_identity},
+    {"dataset(identity)", has_an_identity},   {"dataset(shorter)", becomes_shorter},
 };
 TEST_MAIN(cases)
