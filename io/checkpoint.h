@@ -51,12 +51,21 @@ void fm_checkpointer_free(fm_checkpointer *k);
  * the masters), then writes in a thread; writes at once when not asynchronous, from where the arrays
  * are if that is host memory. A save still under way is finished
  * first; a failure of it is returned here, and this one has not begun. FM_ERR_VALUE: a name twice, a
- * step below 0. FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
+ * step below 0, or below the newest in the folder where that is not a run that went back (see
+ * fm_checkpointer_loaded). FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
 fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_content *content);
 /* Until the last save is on disk and committed; returns its failure, once. */
 fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k);
 /* Commits a finished background save without waiting: call between steps. */
 fm_status fm_checkpointer_poll(fm_ctx *ctx, fm_checkpointer *k);
+
+/* The run goes on from `step`, which was loaded when `newest` was the newest in the folder. Saving a step
+ * below `newest` is allowed from now on; the first save that is complete sets the steps above `step`
+ * and up to `newest` aside, as step_M.abandoned, so that they are not loaded, counted or deleted. */
+void fm_checkpointer_loaded(fm_checkpointer *k, int64_t step, int64_t newest);
+/* What the last saves left to say, once: steps set aside, and what failed after a checkpoint was
+ * complete (deleting an older one, ...) and did it no harm. NULL: nothing. Valid until the next call. */
+const char *fm_checkpointer_notes(fm_checkpointer *k);
 
 /* Steps of the complete checkpoints under root, rising; *steps is malloc'ed. None: n = 0. */
 fm_status fm_checkpoint_list(fm_ctx *ctx, const char *root, int64_t **steps, int *n);

@@ -12,8 +12,12 @@ struct fm_checkpointer {
     fm_mesh *mesh;
     pid_t process; /* a fork has a copy, but neither the thread nor a say in the folder */
     char root[FM_PATH];
-    int keep_last, compression;
+    int compression;
     bool asynchronous;
+    fm_commit_plan
+        plan;       /* from, seen: the step it loaded or saved last, the newest there was then */
+    fm_notes notes; /* not handed out yet */
+    char told[sizeof(fm_notes)];
     fm_io_env env; /* the thread's while it runs */
     int lock;      /* of root, while a save is under way */
 
@@ -38,7 +42,7 @@ fm_status fm_checkpointer_new(fm_ctx *ctx, fm_mesh *mesh, const fm_ckpt_config *
     FM_CHECK(k, FM_ERR_OOM, "out of memory: a checkpointer");
     k->mesh = mesh;
     k->process = getpid();
-    k->keep_last = c->keep_last;
+    k->plan = (fm_commit_plan){c->keep_last, -1, -1};
     k->compression = c->compression;
     k->asynchronous = c->asynchronous;
     k->env.fail_at = -1;
@@ -63,12 +67,24 @@ void fm_checkpointer_fail_at(fm_checkpointer *k, int64_t n, int error_number) {
 static void *write_shards(void *user) {
     fm_checkpointer *k = user;
     char tmp[FM_PATH];
-    k->status = fm_commit_path(&k->error, k->root, k->snapshot->manifest.step, ".tmp", tmp);
+    k->status = fm_step_path_of(&k->error, k->root, k->snapshot->manifest.step, FM_STEP_TMP, tmp);
     if (k->status == FM_OK) k->status = fm_snapshot_write(&k->error, &k->env, tmp, k->snapshot);
     if (k->status == FM_OK)
         k->status = fm_commit_seal(&k->error, &k->env, k->root, &k->snapshot->manifest);
     atomic_store(&k->written, true);
     return NULL;
+}
+
+/* From a failure or a note of a lower layer, the one of this save. */
+static fm_status commit(fm_checkpointer *k) {
+    int64_t step = k->snapshot->manifest.step;
+    fm_notes notes = {0};
+    FM_TRY(fm_commit_end(&k->error, &k->env, k->root, &k->snapshot->manifest, &k->plan, &notes));
+    k->plan.from = k->plan.seen = step;
+    if (notes.text[0])
+        fm_note(&k->notes, "checkpoint of step %lld is saved in %s; %s", (long long)step, k->root,
+                notes.text);
+    return FM_OK;
 }
 
 /* The thread has written, or was never needed: commits, or hands its failure up. */
@@ -78,15 +94,14 @@ static fm_status finish(fm_ctx *ctx, fm_checkpointer *k) {
     k->running = false;
     if (!k->snapshot) return FM_OK;
     fm_status status = k->status;
-    if (status == FM_OK)
-        status = fm_commit_end(&k->error, &k->env, k->root, &k->snapshot->manifest, k->keep_last);
+    if (status == FM_OK) status = commit(k);
     if (status != FM_OK) {
         fm_fail(&ctx->error, status, "checkpoint of step %lld was not saved: %s",
                 (long long)k->snapshot->manifest.step, k->error.message);
         char tmp[FM_PATH];
         fm_error ignored = {0};
-        if (k->begun &&
-            fm_commit_path(&ignored, k->root, k->snapshot->manifest.step, ".tmp", tmp) == FM_OK)
+        if (k->begun && fm_step_path_of(&ignored, k->root, k->snapshot->manifest.step, FM_STEP_TMP,
+                                        tmp) == FM_OK)
             (void)fm_disk_remove(&ignored, tmp);
     }
     fm_disk_unlock(k->lock);
@@ -100,6 +115,42 @@ fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k) { return finish(
 
 fm_status fm_checkpointer_poll(fm_ctx *ctx, fm_checkpointer *k) {
     return k->snapshot && atomic_load(&k->written) ? finish(ctx, k) : FM_OK;
+}
+
+void fm_checkpointer_loaded(fm_checkpointer *k, int64_t step, int64_t newest) {
+    k->plan.from = step;
+    k->plan.seen = newest;
+}
+
+const char *fm_checkpointer_notes(fm_checkpointer *k) {
+    if (!k->notes.text[0]) return NULL;
+    memcpy(k->told, k->notes.text, sizeof k->told);
+    k->notes.text[0] = 0;
+    return k->told;
+}
+
+/* The largest number is the one to go on from, so a lower one must be a step back that somebody meant:
+ * of a run that loaded from here, and knows what it leaves. */
+static fm_status check_order(fm_checkpointer *k, int64_t step) {
+    fm_steps all = {0};
+    const fm_commit_plan *plan = &k->plan;
+    fm_status status = fm_steps_restore(&k->error, k->root);
+    if (status == FM_OK) status = fm_steps_complete(&k->error, k->root, &all);
+    int64_t newest = status == FM_OK && all.n > 0 ? all.items[all.n - 1] : -1;
+    free(all.items);
+    if (status != FM_OK || step >= newest) return status;
+    if (plan->from < 0)
+        return fm_fail(
+            &k->error, FM_ERR_VALUE,
+            "it is below step %lld, the newest in %s, from where nothing was loaded: two "
+            "runs would be mixed; save into another folder, or load first",
+            (long long)newest, k->root);
+    if (step < plan->from || newest > plan->seen)
+        return fm_fail(&k->error, FM_ERR_VALUE,
+                       "it is below step %lld, the newest in %s, and step %lld was loaded or saved "
+                       "here last: save into another folder, or load the step to go on from first",
+                       (long long)newest, k->root, (long long)plan->from);
+    return FM_OK;
 }
 
 /* Signals are the main thread's: Ctrl-C must reach the interpreter. */
@@ -128,8 +179,10 @@ fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_co
     k->begun = false;
     k->status = fm_commit_lock(&k->error, &k->env, k->root, &k->lock);
     if (k->status != FM_OK) return finish(ctx, k);
+    k->status = check_order(k, content->step);
+    if (k->status != FM_OK) return finish(ctx, k);
     k->begun = true;
-    k->status = fm_commit_begin(&k->error, &k->env, k->root, content->step, tmp);
+    k->status = fm_commit_begin(&k->error, &k->env, k->root, content->step, &k->notes, tmp);
     if (k->status != FM_OK) return finish(ctx, k);
     if (k->asynchronous && start_thread(k) == 0) {
         k->running = true;
@@ -147,13 +200,22 @@ void fm_checkpointer_free(fm_checkpointer *k) {
         return;
     }
     if (k->running) pthread_join(k->thread, NULL);
-    if (k->snapshot && k->status == FM_OK)
-        (void)fm_commit_end(&k->error, &k->env, k->root, &k->snapshot->manifest, k->keep_last);
+    if (k->snapshot && k->status == FM_OK) (void)commit(k);
     fm_disk_unlock(k->lock);
     fm_snapshot_free(k->snapshot);
     free(k);
 }
 
 fm_status fm_checkpoint_list(fm_ctx *ctx, const char *root, int64_t **steps, int *n) {
-    return fm_commit_list(&ctx->error, root, steps, n);
+    fm_steps all = {0};
+    fm_status status = fm_steps_list(&ctx->error, root, &all);
+    *steps = NULL;
+    *n = 0;
+    if (status != FM_OK) {
+        free(all.items);
+        return status;
+    }
+    *steps = all.items;
+    *n = all.n;
+    return FM_OK;
 }

@@ -37,7 +37,10 @@ fm_status fm_disk_lock(fm_error *err, const char *path, int *lock) {
     bool held = errno == EWOULDBLOCK;
     close(*lock);
     *lock = -1;
-    FM_REQUIRE(err, !held, FM_ERR_IO, "%s: another program is saving a checkpoint there now", path);
+    FM_REQUIRE(err, !held, FM_ERR_IO,
+               "%s: a checkpoint is being saved there now, by another program or by another "
+               "Checkpointer of this one",
+               path);
     return FM_OK;
 }
 

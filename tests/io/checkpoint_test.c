@@ -125,7 +125,8 @@ static void reshard(fm_ctx *ctx) {
                             placement_of(2, shape, 2, (int64_t[]){5, 3, 6, 6, 6, 0, 12, 6})};
     char tmp[FM_PATH];
     fm_error err = {0};
-    CHECK(fm_commit_begin(&err, NULL, root, 1, tmp) == FM_OK, "%s", err.message);
+    fm_notes notes = {0};
+    CHECK(fm_commit_begin(&err, NULL, root, 1, &notes, tmp) == FM_OK, "%s", err.message);
     fm_manifest all = {.step = 1, .world_size = 2, .dp = 1, .layout = {2, 1, 1, 1, 1}};
     all.files = calloc(5, sizeof *all.files);
     for (int rank = 0; rank < 2; rank++) {
@@ -147,7 +148,8 @@ static void reshard(fm_ctx *ctx) {
         fm_snapshot_free(s);
     }
     CHECK(fm_commit_seal(&err, NULL, root, &all) == FM_OK, "%s", err.message);
-    CHECK(fm_commit_end(&err, NULL, root, &all, 1) == FM_OK, "%s", err.message);
+    CHECK(fm_commit_end(&err, NULL, root, &all, &(fm_commit_plan){1, -1, -1}, &notes) == FM_OK,
+          "%s", err.message);
     fm_manifest_free(&all);
 
     char path[600];
@@ -253,10 +255,11 @@ static void two_programs(fm_ctx *ctx) {
     CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
     CHECK_OK(fm_checkpointer_wait(ctx, k));
     fm_error err = {0};
+    fm_notes notes = {0};
     int lock;
     char tmp[FM_PATH];
     CHECK(fm_commit_lock(&err, NULL, root, &lock) == FM_OK, "%s", err.message);
-    CHECK(fm_commit_begin(&err, NULL, root, 2, tmp) == FM_OK, "%s", err.message);
+    CHECK(fm_commit_begin(&err, NULL, root, 2, &notes, tmp) == FM_OK, "%s", err.message);
     c.checkpoint.step = 2;
     CHECK_FAILS(fm_checkpointer_save(ctx, k, &c.checkpoint), FM_ERR_IO, root, "another program");
     CHECK(access(tmp, F_OK) == 0, "%s was removed under its writer", tmp);

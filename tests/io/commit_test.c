@@ -1,9 +1,11 @@
 /* What the two renames of a replacement leave behind, and that no cleaning takes the last copy. */
+#include "io/commit.h"
 #include "tests/io/check.h"
 #include "tests/io/content.h"
 
-#include <errno.h>
+#include <pthread.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static char root[512];
@@ -18,7 +20,8 @@ static fm_status open_root(fm_ctx *ctx, const char *name, fm_mesh **mesh, fm_che
 }
 
 /* The n-th call of a save over an existing step fails, n = 0, 1, 2 ...: whoever opens the step by
- * its path, without listing first, finds the one before or the new one, whole. */
+ * its path, without listing first, finds the one before or the new one, whole; and the save says
+ * which: what fails once the new one is there is no failure of the save. */
 static void replacing(fm_ctx *ctx) {
     fm_mesh *mesh;
     fm_checkpointer *k;
@@ -28,22 +31,32 @@ static void replacing(fm_ctx *ctx) {
     content_make(&next, 1, 9, 1, "{}");
     CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
     bool replaced = false;
-    int64_t n = 0;
+    int64_t n = 0, afterwards = 0;
     for (;; n++) {
         CHECK(n < 500, "the save never succeeds");
         fm_checkpointer_fail_at(k, n, EDQUOT);
         fm_status status = fm_checkpointer_save(ctx, k, &next.checkpoint);
-        if (status == FM_OK) break;
-        CHECK(status == FM_ERR_IO, "call %lld: %s", (long long)n, ctx->error.message);
+        const char *notes = fm_checkpointer_notes(k);
+        if (status == FM_OK && !notes) break;
+        CHECK(status == FM_OK || status == FM_ERR_IO, "call %lld: %s", (long long)n,
+              ctx->error.message);
+        if (status == FM_OK) {
+            CHECK(strstr(notes, "step 1 is saved") && strstr(notes, "quota exceeded"), "%s", notes);
+            afterwards++;
+        }
         fm_error_clear(&ctx->error);
         content_clear(&c);
         CHECK_OK(content_read(ctx, &c, root, 1));
         bool is_new = content_wrong(&c, 9) == 0;
         CHECK(is_new || content_wrong(&c, 8) == 0, "call %lld: damaged", (long long)n);
         CHECK(is_new || !replaced, "call %lld: the one before is back", (long long)n);
+        CHECK(status == FM_ERR_IO || is_new, "call %lld: saved, it says", (long long)n);
+        CHECK(status == FM_OK || replaced || !is_new, "call %lld: not saved, it says",
+              (long long)n);
         replaced = is_new;
     }
-    CHECK(n > 20, "only %lld calls could fail", (long long)n);
+    CHECK(n > 20 && afterwards > 3, "only %lld calls could fail, %lld after the commit",
+          (long long)n, (long long)afterwards);
     content_clear(&c);
     CHECK_OK(content_read(ctx, &c, root, 1));
     CHECK(content_wrong(&c, 9) == 0, "the new one is read");
@@ -93,5 +106,96 @@ static void last_copy_stays(fm_ctx *ctx) {
     fm_mesh_free(mesh);
 }
 
-static const test_case cases[] = {{"replacing", replacing}, {"last_copy_stays", last_copy_stays}};
+/* Something below `folder` that cannot be removed, not even by root: its path is too long for us. */
+static bool make_stubborn(const char *folder) {
+    char name[250], here[FM_PATH];
+    memset(name, 'x', sizeof name - 1);
+    name[sizeof name - 1] = 0;
+    if (!getcwd(here, sizeof here)) return false;
+    bool good = (mkdir(folder, 0755) == 0 || errno == EEXIST) && chdir(folder) == 0;
+    for (int i = 0; good && i < 5; i++) good = mkdir(name, 0755) == 0 && chdir(name) == 0;
+    return chdir(here) == 0 && good;
+}
+
+/* What cannot be deleted, before a save or after its commit, does not spoil it. */
+static void undeletable(fm_ctx *ctx) {
+    fm_mesh *mesh;
+    fm_checkpointer *k;
+    content c;
+    char first[600], latest[600], text[64] = "";
+    CHECK_OK(open_root(ctx, "undeletable", &mesh, &k));
+    content_make(&c, 1, 2, 1, "{}");
+    CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+    snprintf(first, sizeof first, "%s/step_00000001", root);
+    CHECK(make_stubborn(first), "cannot be arranged");
+    for (c.checkpoint.step = 2; c.checkpoint.step <= 4; c.checkpoint.step++) {
+        static const char *const wanted[] = {NULL, "step 3 is saved", "a leftover stays"};
+        const char *want = wanted[c.checkpoint.step - 2];
+        CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+        const char *notes = fm_checkpointer_notes(k);
+        CHECK(!notes == !want, "step %lld: %s", (long long)c.checkpoint.step,
+              notes ? notes : "no notes");
+        CHECK(!want || (strstr(notes, want) && strstr(notes, "step_00000001.dead")), "%s", notes);
+        CHECK(!fm_checkpointer_notes(k), "they are told once");
+        CHECK_OK(content_read(ctx, &c, root, c.checkpoint.step));
+    }
+    snprintf(latest, sizeof latest, "%s/latest", root);
+    FILE *f = fopen(latest, "r");
+    CHECK(f && fgets(text, sizeof text, f), "%s", latest);
+    fclose(f);
+    CHECK(strcmp(text, "step_00000004\n") == 0, "%s", text);
+    content_free(&c);
+    fm_checkpointer_free(k);
+    fm_mesh_free(mesh);
+}
+
+/* The second rename of a writer that replaces step_5, a while after its first. */
+typedef struct second_rename {
+    char tmp[600], path[600];
+    int failed;
+} second_rename;
+static void *rename_later(void *user) {
+    second_rename *r = user;
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    r->failed = rename(r->tmp, r->path) ? errno : 0;
+    return NULL;
+}
+
+/* A reader that comes between them waits, and does not put step_5.old in the writer's way. */
+static void reader_between(fm_ctx *ctx) {
+    fm_mesh *mesh;
+    fm_checkpointer *k;
+    content c;
+    CHECK_OK(open_root(ctx, "between", &mesh, &k));
+    content_make(&c, 5, 3, 1, "{}");
+    CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+    c.checkpoint.step = 6;
+    CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
+    second_rename second;
+    char old[610];
+    snprintf(second.path, sizeof second.path, "%s/step_00000005", root);
+    snprintf(second.tmp, sizeof second.tmp, "%s/step_00000006", root);
+    snprintf(old, sizeof old, "%s.old", second.path);
+    int lock, n;
+    int64_t *steps;
+    pthread_t writer;
+    CHECK_OK(fm_disk_lock(&ctx->error, root, &lock));
+    CHECK(rename(second.path, old) == 0, "rename");
+    CHECK(pthread_create(&writer, NULL, rename_later, &second) == 0, "no thread");
+    fm_status status = fm_checkpoint_list(ctx, root, &steps, &n);
+    pthread_join(writer, NULL);
+    fm_disk_unlock(lock);
+    CHECK_OK(status);
+    CHECK(second.failed == 0, "the writer's rename: %s", strerror(second.failed));
+    CHECK(n == 1 && steps[0] == 5, "%d steps", n);
+    free(steps);
+    content_free(&c);
+    fm_checkpointer_free(k);
+    fm_mesh_free(mesh);
+}
+
+static const test_case cases[] = {{"replacing", replacing},
+                                  {"last_copy_stays", last_copy_stays},
+                                  {"undeletable", undeletable},
+                                  {"reader_between", reader_between}};
 TEST_MAIN(cases)

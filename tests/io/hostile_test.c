@@ -191,11 +191,12 @@ static bool write_good_state(const char *path) {
 static bool commit(const forged *files, int n, bool (*write_state)(const char *)) {
     char root[512], tmp[FM_PATH], path[FM_PATH + 64];
     fm_error err = {0};
+    fm_notes notes = {0};
     snprintf(root, sizeof root, "%s/hostile", test_folder());
     snprintf(folder, sizeof folder, "%s/step_00000001", root);
     fm_manifest m = {.step = 1, .world_size = n, .dp = 1, .layout = {n, 1, 1, 1, 1}};
     m.files = calloc((size_t)n + 1, sizeof *m.files);
-    if (!m.files || fm_commit_begin(&err, NULL, root, 1, tmp) != FM_OK) return false;
+    if (!m.files || fm_commit_begin(&err, NULL, root, 1, &notes, tmp) != FM_OK) return false;
     for (int i = 0; i <= n; i++) {
         char *name = m.files[m.n_files++].name;
         snprintf(name, 64, i < n ? "dense-pp00-tp%02d.h5" : "state.h5", i);
@@ -203,7 +204,7 @@ static bool commit(const forged *files, int n, bool (*write_state)(const char *)
         if (!(i < n ? forge(path, &files[i]) : write_state(path))) return false;
     }
     bool good = fm_commit_seal(&err, NULL, root, &m) == FM_OK &&
-                fm_commit_end(&err, NULL, root, &m, 1) == FM_OK;
+                fm_commit_end(&err, NULL, root, &m, &(fm_commit_plan){1, -1, -1}, &notes) == FM_OK;
     fm_manifest_free(&m);
     return good;
 }
