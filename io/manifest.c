@@ -42,6 +42,9 @@ fm_status fm_manifest_write(fm_error *err, fm_io_env *env, const char *path, con
     char *text = whole ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
     fm_status status = FM_OK;
     FM_REQUIRE_GOTO(err, text, FM_ERR_OOM, "out of memory: %s", path);
+    FM_REQUIRE_GOTO(err, strlen(text) <= FM_MANIFEST_LIMIT, FM_ERR_VALUE,
+                    "%s: %zu bytes for %lld files; allowed are %d", path, strlen(text),
+                    (long long)m->n_files, FM_MANIFEST_LIMIT);
     status = fm_disk_write(err, env, path, text, false);
 out:
     free(text);

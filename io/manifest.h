@@ -21,6 +21,7 @@ typedef struct fm_manifest {
     char *text;              /* the JSON itself, malloc'ed */
 } fm_manifest;
 
+/* FM_ERR_VALUE, and no file: a text longer than fm_manifest_read takes. */
 fm_status fm_manifest_write(fm_error *err, fm_io_env *env, const char *path, const fm_manifest *m);
 /* FM_ERR_CHECKPOINT: no JSON, wrong types, another version, file names that are no plain names,
  * another checksum than its own. */

@@ -194,8 +194,42 @@ static void reader_between(fm_ctx *ctx) {
     fm_mesh_free(mesh);
 }
 
+/* A manifest that reading would refuse is not written: the checkpoint would be lost. Names of
+ * characters that JSON writes as six make one of that length from few files. */
+static void manifest_limit(fm_ctx *ctx) {
+    char path[600];
+    snprintf(path, sizeof path, "%s/manifest.json", test_folder());
+    fm_manifest m = {.step = 1, .world_size = 1, .dp = 1, .layout = {1, 1, 1, 1, 0}};
+    enum { MANY = 160000 };
+    m.files = calloc(MANY, sizeof *m.files);
+    CHECK(m.files, "no memory");
+    for (int i = 0; i < MANY; i++) {
+        memset(m.files[i].name, 1, sizeof m.files[i].name - 1);
+        memset(m.files[i].hash, 'a', FM_HASH - 1);
+    }
+    int64_t bytes[2];
+    struct stat st;
+    for (int i = 0; i < 2; i++) {
+        m.n_files = 1 + i;
+        CHECK_OK(fm_manifest_write(&ctx->error, NULL, path, &m));
+        CHECK(stat(path, &st) == 0 && unlink(path) == 0, "%s", path);
+        bytes[i] = st.st_size;
+    }
+    m.n_files = 1 + (FM_MANIFEST_LIMIT - bytes[0]) / (bytes[1] - bytes[0]);
+    CHECK_OK(fm_manifest_write(&ctx->error, NULL, path, &m));
+    CHECK(stat(path, &st) == 0 && st.st_size <= FM_MANIFEST_LIMIT, "%lld bytes",
+          (long long)st.st_size);
+    CHECK(unlink(path) == 0 && m.n_files < MANY, "%lld files", (long long)m.n_files);
+    m.n_files++;
+    CHECK_FAILS(fm_manifest_write(&ctx->error, NULL, path, &m), FM_ERR_VALUE, path,
+                "allowed are 67108864");
+    CHECK(access(path, F_OK) != 0, "%s is there", path);
+    fm_manifest_free(&m);
+}
+
 static const test_case cases[] = {{"replacing", replacing},
                                   {"last_copy_stays", last_copy_stays},
                                   {"undeletable", undeletable},
-                                  {"reader_between", reader_between}};
+                                  {"reader_between", reader_between},
+                                  {"manifest_limit", manifest_limit}};
 TEST_MAIN(cases)
