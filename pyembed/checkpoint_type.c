@@ -4,6 +4,7 @@
 #include "pyembed/options.h"
 #include "pyembed/parameter_type.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct py_store {
@@ -82,6 +83,16 @@ static const fm_option save_rows[] = {
 };
 static const fm_options save_options = {"save", save_rows, 1, ""};
 
+/* Ends a call of the store; what its saves left to say becomes a warning, never an exception. */
+static PyObject *end(fm_call *c, PyObject *o, fm_status s) {
+    char text[1024] = "";
+    const char *notes = s == FM_OK ? fm_checkpointer_notes(((py_store *)o)->store) : NULL;
+    if (notes) snprintf(text, sizeof text, "%s", notes);
+    if (!fm_call_end(c, s)) return NULL;
+    if (notes && PyErr_WarnEx(PyExc_RuntimeWarning, text, 2) < 0) return NULL; /* -W error */
+    return Py_NewRef(Py_None);
+}
+
 static PyObject *store_save(PyObject *o, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     save_args a;
     fm_optim *optim;
@@ -96,20 +107,21 @@ static PyObject *store_save(PyObject *o, PyObject *const *args, Py_ssize_t n, Py
             "save after optimizer.step()",
             (long long)optim->backwards, (long long)optim->config.micro_batches);
     PyObject *parameters = fm_py_parameters_of(a.parameters, "save: model");
+    PyObject *result = NULL;
     fm_call c;
     if (parameters && fm_py_content_collect(parameters, optim, &k) && fm_call_begin(&c)) {
         fm_ckpt_content whole = {a.step, k.n, k.arrays, a.state};
-        fm_call_end(&c, fm_checkpointer_save(c.ctx, ((py_store *)o)->store, &whole));
+        result = end(&c, o, fm_checkpointer_save(c.ctx, ((py_store *)o)->store, &whole));
     }
     free(k.arrays);
     Py_XDECREF(parameters);
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    return result;
 }
 
 static PyObject *finish(PyObject *o, fm_status (*call)(fm_ctx *, fm_checkpointer *)) {
     fm_call c;
     if (!fm_call_begin(&c)) return NULL;
-    return fm_call_end(&c, call(c.ctx, ((py_store *)o)->store)) ? Py_NewRef(Py_None) : NULL;
+    return end(&c, o, call(c.ctx, ((py_store *)o)->store));
 }
 static PyObject *store_wait(PyObject *o, PyObject *unused) {
     (void)unused;
@@ -120,10 +132,33 @@ static PyObject *store_poll(PyObject *o, PyObject *unused) {
     return finish(o, fm_checkpointer_poll);
 }
 
+typedef struct loaded_args {
+    int64_t step, newest;
+} loaded_args;
+static const fm_option loaded_rows[] = {
+    {"step", offsetof(loaded_args, step), FM_OPT_INT, 0, 1e18, 0, NULL, NULL, "loaded", NULL},
+    {"newest", offsetof(loaded_args, newest), FM_OPT_INT, 0, 1e18, 0, NULL, NULL,
+     "the newest in the folder then", NULL},
+    {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
+};
+static const fm_options loaded_options = {"loaded", loaded_rows, 2, ""};
+
+static PyObject *store_loaded(PyObject *o, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    loaded_args a;
+    fm_call c;
+    if (!fm_options_parse_fast(&loaded_options, args, n, names, &a) || !fm_call_begin(&c))
+        return NULL;
+    fm_checkpointer_loaded(((py_store *)o)->store, a.step, a.newest);
+    return end(&c, o, FM_OK);
+}
+
 static PyMethodDef store_methods[] = {
     {"save", (PyCFunction)(void (*)(void))store_save, METH_FASTCALL | METH_KEYWORDS,
      "save($self, step, *, model, optimizer=None, state)\n--\n\nCopies everything to host memory "
      "and writes it."},
+    {"loaded", (PyCFunction)(void (*)(void))store_loaded, METH_FASTCALL | METH_KEYWORDS,
+     "loaded($self, step, newest)\n--\n\nThe run goes on from `step`; later ones, up to `newest`, "
+     "are set aside by the next save."},
     {"wait", store_wait, METH_NOARGS,
      "wait($self)\n--\n\nUntil the last save is on disk; raises its failure, once."},
     {"poll", store_poll, METH_NOARGS,

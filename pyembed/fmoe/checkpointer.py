@@ -66,7 +66,10 @@ class Checkpointer:
     ) -> None:
         """Saves parameters, moments, step, schedule, data position, seed and `extra` (any JSON).
 
-        A failure of an earlier background save is raised here.
+        A failure of an earlier background save is raised here. A step below the newest in the folder
+        is a ValueError, unless load() has gone back to a step before it: then the later ones of the
+        run that is left are kept as step_N.abandoned. What goes wrong after a checkpoint is complete
+        (an older one cannot be deleted) is a RuntimeWarning.
         """
         _check_types("save", optimizer, loader)
         state = {
@@ -82,9 +85,9 @@ class Checkpointer:
             text = json.dumps(state, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"save: extra={extra!r} is not allowed: JSON is ({error})") from None
-        _saving.discard(self)
-        self._store.save(step, model=model, optimizer=optimizer, state=text)
+        self._wait_for_others()
         _saving.add(self)
+        self._store.save(step, model=model, optimizer=optimizer, state=text)
 
     def load(
         self,
@@ -92,12 +95,14 @@ class Checkpointer:
         model: Any,
         optimizer: Optimizer | None = None,
         loader: DataLoader | None = None,
+        step: int | None = None,
         on_corrupt: Literal["raise", "older"] = "raise",
         allow_other_data: bool = False,
         allow_other_model: bool = False,
     ) -> int | None:
         """Loads the newest complete checkpoint and returns its step; None if there is none.
 
+        step              this one instead; CheckpointError if it is not there
         on_corrupt        "raise": CheckpointError, and what was loaded so far is undefined;
                           "older": says so and takes the one before
         allow_other_data  go on although the loader reads other data, or in another order
@@ -112,10 +117,18 @@ class Checkpointer:
                 f"load: on_corrupt={on_corrupt!r} is not allowed: 'raise', 'older' are"
             )
         _check_types("load", optimizer, loader)
+        self._wait_for_others()
         self.wait()
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise CheckpointError(
+                f"{self.root} has no complete checkpoint of step {step!r}; it has {steps}"
+            )
         failure: CheckpointError | None = None
-        for step in reversed(self.steps()):
-            path = self.path(step)
+        for found in reversed(steps):
+            if step is not None and found > step:
+                continue
+            path = self.path(found)
             try:
                 reader = _fmoe.CheckpointReader(path)
                 state = _parse(reader.state, path)
@@ -135,7 +148,8 @@ class Checkpointer:
             if other is not None:  # an older checkpoint would not help
                 raise CheckpointError(other)
             self._apply(state, optimizer, loader)
-            return step
+            self._store.loaded(found, steps[-1])
+            return found
         if failure is not None:
             raise failure
         return None
@@ -150,6 +164,12 @@ class Checkpointer:
         if loader is not None and state["loader"] is not None:
             loader.position = state["loader"]["position"]
         self.extra = state["extra"]
+
+    def _wait_for_others(self) -> None:
+        """One save into a folder at a time: other Checkpointers of this program finish theirs."""
+        for other in list(_saving - {self}):
+            if os.path.realpath(other.root) == os.path.realpath(self.root):
+                other.wait()
 
     def wait(self) -> None:
         """Until an asynchronous save is on disk; raises its failure. Also done at exit."""

@@ -1,0 +1,145 @@
+"""A run's folder: which step it goes on from, and what is said about it."""
+
+import os
+import warnings
+
+import small
+from harness import case, main, raises, run, scratch
+
+import fmoe
+
+CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "child.py")
+
+
+def trained(steps: int = 1):
+    m = small.model()
+    opt = fmoe.AdamW(m, lr=0.01)
+    for _ in range(steps):
+        model_step(m, opt)
+    return m, opt
+
+
+def model_step(m, opt) -> None:
+    m(*small.batch()).loss.backward()
+    opt.step()
+
+
+def names(folder: str) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name.startswith("step_"))
+
+
+@case
+def another_run_is_refused() -> None:
+    with scratch() as folder:
+        m, opt = trained()
+        old = fmoe.Checkpointer(folder)
+        for step in (100, 200, 300):
+            old.save(step, model=m, optimizer=opt)
+        old.wait()
+        before = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in names(folder)}
+        new = fmoe.Checkpointer(folder)
+        words = ("step 10 was not saved", "step 300", folder, "another folder", "load")
+        raises(ValueError, lambda: new.save(10, model=m, optimizer=opt), *words)
+        after = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in names(folder)}
+        assert after == before
+        assert new.load(model=m, optimizer=opt) == 300
+        new.save(310, model=m, optimizer=opt)
+        new.wait()
+        assert new.steps() == [200, 300, 310]
+
+
+@case
+def going_back() -> None:
+    with scratch() as folder:
+        m, opt = trained()
+        ckpt = fmoe.Checkpointer(folder)
+        saved = {}
+        for step in (1, 2, 3):
+            ckpt.save(step, model=m, optimizer=opt)
+            saved[step] = small.weights(m)
+            model_step(m, opt)
+        raises(fmoe.CheckpointError, lambda: ckpt.load(model=m, step=7), "step 7", "[1, 2, 3]")
+        assert ckpt.load(model=m, optimizer=opt, step=1) == 1
+        assert small.weights(m) == saved[1]
+        model_step(m, opt)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            ckpt.save(2, model=m, optimizer=opt)
+            ckpt.wait()
+        assert [w.category for w in heard] == [RuntimeWarning], heard
+        assert "went back to step 1" in str(heard[0].message), heard[0]
+        assert names(folder) == [
+            "step_00000001",
+            "step_00000002",
+            "step_00000002.abandoned",
+            "step_00000003.abandoned",
+        ]
+        fresh = fmoe.Checkpointer(folder)
+        assert fresh.load(model=m, optimizer=opt) == 2
+        aside = fmoe.checkpoint_info(os.path.join(folder, "step_00000003.abandoned"))
+        assert aside["step"] == 3
+        shown = run(["-m", "fmoe.tools.verify", os.path.join(folder, "step_00000003.abandoned")])
+        assert shown.returncode == 0 and "good" in shown.stdout, shown.stderr
+
+
+@case
+def a_corrupt_newest_does_not_win_again() -> None:
+    """The Trainer takes the older one, goes on below the corrupt step, and is resumed from there."""
+    with scratch() as folder:
+        root = os.path.join(folder, "run")
+
+        def train(steps: int):
+            out = run([CHILD, folder, str(steps), "--save-every", "2"])
+            assert out.returncode == 0, out.stderr
+            return out
+
+        train(6)
+        for name in os.listdir(os.path.join(root, "step_00000006")):
+            with open(os.path.join(root, "step_00000006", name), "r+b") as file:
+                file.truncate(100)
+        out = train(5)
+        assert "trying an older" in out.stderr and "went back to step 4" in out.stderr, out.stderr
+        assert names(root)[-2:] == ["step_00000005", "step_00000006.abandoned"], names(root)
+        out = train(7)
+        assert "older" not in out.stderr and "step_00000005" in out.stdout + out.stderr, out.stderr
+
+
+@case
+def an_older_one_that_cannot_be_deleted() -> None:
+    """... is said, and training goes on: what was saved is saved."""
+    with scratch() as folder:
+        m, opt = trained()
+        ckpt = fmoe.Checkpointer(folder, keep_last=1)
+        ckpt.save(1, model=m, optimizer=opt)
+        ckpt.wait()
+        inside = os.path.join(folder, "step_00000001")  # a path too long for the writer
+        here = os.getcwd()
+        os.chdir(inside)
+        for _ in range(5):
+            os.mkdir("x" * 250)
+            os.chdir("x" * 250)
+        os.chdir(here)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            ckpt.save(2, model=m, optimizer=opt)
+            ckpt.wait()
+        assert len(heard) == 1, heard
+        text = str(heard[0].message)
+        assert "step 2 is saved" in text and "step_00000001.dead" in text, text
+        assert heard[0].filename == __file__, heard[0].filename
+        assert ckpt.load(model=m, optimizer=opt) == 2
+
+
+@case
+def two_checkpointers_of_one_script() -> None:
+    with scratch() as folder:
+        m, opt = trained()
+        a, b = fmoe.Checkpointer(folder), fmoe.Checkpointer(folder + "/.")
+        for step in range(1, 7):
+            (a if step % 2 else b).save(step, model=m, optimizer=opt)
+        assert a.load(model=m, optimizer=opt) == 6  # b's, which was still being written
+        a.wait(), b.wait()
+        assert a.steps() == [4, 5, 6]
+
+
+main()
