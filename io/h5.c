@@ -9,6 +9,22 @@
 /* HDF5's state is the process's, so its lock is, too. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+enum { REASON = 400 };
+static char reason[REASON]; /* why the last call failed; guarded by the lock */
+
+static herr_t innermost(unsigned n, const H5E_error2_t *e, void *unused) {
+    (void)unused;
+    if (n == 0 && e->desc) snprintf(reason, sizeof reason, "%s", e->desc);
+    return 0;
+}
+
+/* HDF5 calls this when a call of its interface fails. Later it would be too late: the next call, which
+ * closes something, forgets the errors. */
+static herr_t keep_reason(hid_t stack, void *unused) {
+    H5Ewalk2(stack, H5E_WALK_UPWARD, innermost, unused);
+    return 0;
+}
+
 void fm_h5_enter(void) {
     static bool started;
     pthread_mutex_lock(&lock);
@@ -16,20 +32,14 @@ void fm_h5_enter(void) {
      * crashes over what is left of it. We close what we open, so nothing is lost without it. */
     if (!started) H5dont_atexit();
     started = true;
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* errors are reported by us */
+    reason[0] = 0;
+    H5Eset_auto2(H5E_DEFAULT, keep_reason, NULL); /* and nothing is printed */
     H5Eclear2(H5E_DEFAULT);
 }
 void fm_h5_leave(void) { pthread_mutex_unlock(&lock); }
 
-enum { REASON = 400 };
-
-static herr_t innermost(unsigned n, const H5E_error2_t *e, void *user) {
-    if (n == 0 && e->desc) snprintf(user, REASON, "%s", e->desc);
-    return 0;
-}
-
 /* A failed system call is described by a line of addresses; errno's text stands in the middle. */
-static void shorten(char *reason) {
+static void shorten(void) {
     static const char before[] = "error message = '";
     char *text = strstr(reason, before), *end = text ? strchr(text + sizeof before, '\'') : NULL;
     if (end) {
@@ -38,15 +48,17 @@ static void shorten(char *reason) {
         memmove(reason, text, strlen(text) + 1);
     }
     reason[strcspn(reason, "\n")] = 0;
+    if (strstr(reason, "Fletcher32"))
+        snprintf(reason, sizeof reason,
+                 "its checksum does not match, the data has changed on disk");
 }
 
 fm_status fm_h5_failed(fm_error *err, fm_status s, const fm_h5 *h, const char *name,
                        const char *what) {
-    char reason[REASON] = "no reason given";
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, innermost, reason);
-    shorten(reason);
-    return name ? fm_fail(err, s, "%s: dataset %s: %s: %s", h->path, name, what, reason)
-                : fm_fail(err, s, "%s: %s: %s", h->path, what, reason);
+    shorten();
+    const char *colon = reason[0] ? ": " : "";
+    return name ? fm_fail(err, s, "%s: dataset %s: %s%s%s", h->path, name, what, colon, reason)
+                : fm_fail(err, s, "%s: %s%s%s", h->path, what, colon, reason);
 }
 
 static fm_status new_handle(fm_error *err, fm_io_env *env, const char *path, fm_h5 **out) {

@@ -7,9 +7,9 @@ import os
 import sys
 from typing import Any
 
-import _fmoe
 import fmoe
 from fmoe.console import size
+from fmoe.tools import folders, run
 
 
 def describe(path: str, every_array: bool) -> None:
@@ -42,28 +42,22 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def folders(path: str) -> list[str]:
-    """The checkpoint `path` itself, or those below it."""
-    if os.path.exists(os.path.join(path, "manifest.json")):
-        return [path]
-    return [os.path.join(path, f"step_{step:08d}") for step in _fmoe.checkpoint_list(path)]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="train -m fmoe.tools.inspect", description=__doc__)
     parser.add_argument("path", help="a step_N folder, or the folder of a run")
     parser.add_argument("--arrays", action="store_true", help="also each array's name and shape")
     arguments = parser.parse_args()
-    found = folders(arguments.path)
-    if not found:
-        print("inspect: there is no complete checkpoint", file=sys.stderr)
-        return 1
-    for i, path in enumerate(found):
+    bad = 0
+    for i, path in enumerate(folders(arguments.path)):
         if i:
             print()
-        describe(path, arguments.arrays)
-    return 0
+        try:
+            describe(path, arguments.arrays)
+        except fmoe.CheckpointError as error:
+            bad += 1
+            print(f"BAD          {error}")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)
