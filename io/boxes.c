@@ -3,12 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int64_t fm_box_numel(int ndim, const fm_box *b) {
-    int64_t n = 1;
-    for (int d = 0; d < ndim; d++) n *= b->stop[d] > b->start[d] ? b->stop[d] - b->start[d] : 0;
-    return n;
-}
-
 bool fm_box_intersect(int ndim, const fm_box *a, const fm_box *b, fm_box *out) {
     *out = (fm_box){0};
     for (int d = 0; d < ndim; d++) {

@@ -3,8 +3,6 @@
 #define FM_IO_BOXES_H
 #include "parallel/param.h"
 
-/* Elements of a box; 0 where a side is empty. */
-int64_t fm_box_numel(int ndim, const fm_box *b);
 /* False where they share no element. */
 bool fm_box_intersect(int ndim, const fm_box *a, const fm_box *b, fm_box *out);
 typedef enum fm_tiling { FM_TILED, FM_TILES_OVERLAP, FM_TILES_GAP } fm_tiling;

@@ -271,8 +271,7 @@ fm_status fm_h5_read(fm_error *err, fm_h5 *h, const fm_h5_array *a, int64_t box,
     hid_t dataset = H5Dopen2(h->file, a->name, H5P_DEFAULT);
     bool good = dataset >= 0 && (a->stacked ? read_stacked(h, dataset, a, box, part, out)
                                             : read_flat(h, dataset, a, box, part, out));
-    if (!good)
-        status = fm_h5_failed(err, FM_ERR_CHECKPOINT, h, a->name, "cannot be read");
+    if (!good) status = fm_h5_failed(err, FM_ERR_CHECKPOINT, h, a->name, "cannot be read");
     if (dataset >= 0) H5Dclose(dataset);
     fm_h5_leave();
     return status;

@@ -14,11 +14,19 @@ typedef struct shard {
     int64_t n;
 } shard;
 
+/* One array of one file. */
+typedef struct holding {
+    const shard *shard;
+    const fm_h5_array *array;
+} holding;
+
 struct fm_ckpt_reader {
     char path[FM_PATH];
     fm_manifest manifest;
     shard *shards;
     int64_t n_shards;
+    holding *index; /* [n_index]: all arrays of all files, by name */
+    int64_t n_index;
     char *state_json;
 };
 
@@ -30,6 +38,7 @@ void fm_ckpt_close(fm_ckpt_reader *r) {
         (void)fm_h5_close(&ignored, r->shards[i].h5); /* was only read */
     }
     free(r->shards);
+    free(r->index);
     free(r->state_json);
     fm_manifest_free(&r->manifest);
     free(r);
@@ -59,12 +68,6 @@ static fm_status open_shard(fm_error *err, fm_ckpt_reader *r, const fm_manifest_
     }
     return fm_h5_arrays(err, s->h5, &s->arrays, &s->n);
 }
-
-/* One array of one file, for sorting by name. */
-typedef struct holding {
-    const shard *shard;
-    const fm_h5_array *array;
-} holding;
 
 static int by_name(const void *a, const void *b) {
     return strcmp(((const holding *)a)->array->name, ((const holding *)b)->array->name);
@@ -104,21 +107,45 @@ static fm_status check_array(fm_error *err, const fm_ckpt_reader *r, const holdi
                    tiling == FM_TILES_GAP ? "in no file" : "there twice");
 }
 
-static fm_status check_arrays(fm_error *err, const fm_ckpt_reader *r) {
-    int64_t n = fm_ckpt_count(r), k = 0;
-    holding *h = calloc((size_t)n + 1, sizeof *h);
-    FM_REQUIRE(err, h, FM_ERR_OOM, "out of memory: the list of arrays");
+static fm_status make_index(fm_error *err, fm_ckpt_reader *r) {
+    r->index = calloc((size_t)fm_ckpt_count(r) + 1, sizeof *r->index);
+    FM_REQUIRE(err, r->index, FM_ERR_OOM, "out of memory: the list of arrays");
     for (int64_t i = 0; i < r->n_shards; i++)
         for (int64_t j = 0; j < r->shards[i].n; j++)
-            h[k++] = (holding){&r->shards[i], &r->shards[i].arrays[j]};
-    if (n > 0) qsort(h, (size_t)n, sizeof *h, by_name);
-    fm_status status = FM_OK;
-    for (int64_t i = 0; status == FM_OK && i < n; i += k) {
-        for (k = 1; i + k < n && by_name(&h[i], &h[i + k]) == 0;) k++;
-        status = check_array(err, r, &h[i], k);
+            r->index[r->n_index++] = (holding){&r->shards[i], &r->shards[i].arrays[j]};
+    if (r->n_index > 0) qsort(r->index, (size_t)r->n_index, sizeof *r->index, by_name);
+    return FM_OK;
+}
+
+/* How many entries of the index have the name of entry `first`, which is the first of them. */
+static int64_t same_name(const fm_ckpt_reader *r, int64_t first) {
+    int64_t k = 1;
+    while (first + k < r->n_index && by_name(&r->index[first], &r->index[first + k]) == 0) k++;
+    return k;
+}
+
+static fm_status check_arrays(fm_error *err, const fm_ckpt_reader *r) {
+    for (int64_t i = 0, k; i < r->n_index; i += k) {
+        k = same_name(r, i);
+        FM_TRY(check_array(err, r, &r->index[i], k));
     }
-    free(h);
-    return status;
+    return FM_OK;
+}
+
+/* The files that hold an array: *first and the ones behind it in the index; 0: none. */
+static int64_t find(const fm_ckpt_reader *r, const char *name, int64_t *first) {
+    int64_t low = 0,
+            high = r->n_index; /* the first entry not before the name lies in [low, high] */
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (strcmp(r->index[middle].array->name, name) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *first = low;
+    bool found = low < r->n_index && strcmp(r->index[low].array->name, name) == 0;
+    return found ? same_name(r, low) : 0;
 }
 
 fm_status fm_ckpt_open(fm_ctx *ctx, const char *path, fm_ckpt_reader **out) {
@@ -137,6 +164,7 @@ fm_status fm_ckpt_open(fm_ctx *ctx, const char *path, fm_ckpt_reader **out) {
     for (int64_t i = 0; i < r->manifest.n_files; i++)
         FM_TRY_GOTO(open_shard(err, r, &r->manifest.files[i]));
     FM_CHECK_GOTO(r->state_json, FM_ERR_CHECKPOINT, "%s: state.h5 is missing", path);
+    FM_TRY_GOTO(make_index(err, r));
     FM_TRY_GOTO(check_arrays(err, r));
     *out = r;
 out:
@@ -167,10 +195,8 @@ fm_ckpt_entry fm_ckpt_at(const fm_ckpt_reader *r, int64_t i) {
 }
 
 bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name) {
-    for (int64_t i = 0; i < r->n_shards; i++)
-        for (int64_t j = 0; j < r->shards[i].n; j++)
-            if (strcmp(r->shards[i].arrays[j].name, name) == 0) return true;
-    return false;
+    int64_t first;
+    return find(r, name, &first) > 0;
 }
 
 static bool same_shape(const fm_h5_array *a, const fm_placement *p) {
@@ -210,25 +236,20 @@ static fm_status read_box(fm_ctx *ctx, const shard *s, const fm_h5_array *a, int
 
 fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want) {
     const fm_placement *p = want->placement;
-    int64_t numel = fm_placement_numel(p), filled = 0;
-    bool found = false;
+    int64_t numel = fm_placement_numel(p), filled = 0, first, files = find(r, want->name, &first);
+    FM_CHECK(files > 0, FM_ERR_CHECKPOINT, "%s: no file has dataset %s", r->path, want->name);
     fm_status status = FM_OK;
     float *host = malloc((size_t)(numel ? numel : 1) * sizeof *host);
     FM_CHECK(host, FM_ERR_OOM, "out of memory: %lld elements of %s", (long long)numel, want->name);
-    for (int64_t i = 0; i < r->n_shards; i++) {
-        const shard *s = &r->shards[i];
-        for (int64_t j = 0; j < s->n; j++) {
-            const fm_h5_array *a = &s->arrays[j];
-            if (strcmp(a->name, want->name) != 0) continue;
-            found = true;
-            FM_CHECK_GOTO(same_shape(a, p), FM_ERR_CHECKPOINT,
-                          "%s/%s: dataset %s has another global_shape than the model's parameter",
-                          r->path, s->name, a->name);
-            for (int64_t b = 0; b < a->n_boxes; b++)
-                FM_TRY_GOTO(read_box(ctx, s, a, b, p, host, &filled));
-        }
+    for (int64_t i = first; i < first + files; i++) {
+        const shard *s = r->index[i].shard;
+        const fm_h5_array *a = r->index[i].array;
+        FM_CHECK_GOTO(same_shape(a, p), FM_ERR_CHECKPOINT,
+                      "%s/%s: dataset %s has another global_shape than the model's parameter",
+                      r->path, s->name, a->name);
+        for (int64_t b = 0; b < a->n_boxes; b++)
+            FM_TRY_GOTO(read_box(ctx, s, a, b, p, host, &filled));
     }
-    FM_CHECK_GOTO(found, FM_ERR_CHECKPOINT, "%s: no file has dataset %s", r->path, want->name);
     FM_CHECK_GOTO(filled == numel, FM_ERR_CHECKPOINT,
                   "%s: dataset %s: the files hold %lld of the %lld elements wanted", r->path,
                   want->name, (long long)filled, (long long)numel);

@@ -15,6 +15,23 @@ void fm_snapshot_free(fm_snapshot *s) {
     free(s);
 }
 
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static fm_status check_names(fm_ctx *ctx, const fm_ckpt_content *c) {
+    const char **names = malloc(((size_t)c->n_arrays + 1) * sizeof *names);
+    FM_CHECK(names, FM_ERR_OOM, "out of memory: the names of %d arrays", c->n_arrays);
+    for (int i = 0; i < c->n_arrays; i++) names[i] = c->arrays[i].name;
+    if (c->n_arrays > 0) qsort(names, (size_t)c->n_arrays, sizeof *names, by_name);
+    const char *twice = NULL;
+    for (int i = 1; i < c->n_arrays && !twice; i++)
+        if (strcmp(names[i - 1], names[i]) == 0) twice = names[i];
+    free(names);
+    FM_CHECK(!twice, FM_ERR_VALUE, "checkpoint: two arrays are called %s", twice);
+    return FM_OK;
+}
+
 static fm_status check_content(fm_ctx *ctx, const fm_ckpt_content *c) {
     FM_CHECK(c->step >= 0, FM_ERR_VALUE, "checkpoint: step is %lld; it must not be negative",
              (long long)c->step);
@@ -22,11 +39,7 @@ static fm_status check_content(fm_ctx *ctx, const fm_ckpt_content *c) {
     FM_CHECK(state <= FM_CKPT_STATE_LIMIT, FM_ERR_VALUE,
              "checkpoint: the state (extra) has %zu bytes; allowed are %d", state,
              FM_CKPT_STATE_LIMIT);
-    for (int i = 0; i < c->n_arrays; i++)
-        for (int j = 0; j < i; j++)
-            FM_CHECK(strcmp(c->arrays[i].name, c->arrays[j].name) != 0, FM_ERR_VALUE,
-                     "checkpoint: two arrays are called %s", c->arrays[i].name);
-    return FM_OK;
+    return check_names(ctx, c);
 }
 
 fm_status fm_snapshot_take(fm_ctx *ctx, const fm_mesh *mesh, const fm_ckpt_content *content,

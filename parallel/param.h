@@ -94,6 +94,8 @@ fm_param *fm_param_find(const fm_param_set *s, const char *name); /* NULL: no su
 fm_status fm_param_set_values(fm_param_set *s, fm_param *p, const float *host, int64_t n);
 fm_status fm_param_get_values(fm_param_set *s, const fm_param *p, float *host, int64_t n);
 
+/* Elements of a box; 0 where a side is empty. */
+int64_t fm_box_numel(int ndim, const fm_box *b);
 /* Local elements of a placement; global elements. */
 int64_t fm_placement_numel(const fm_placement *p);
 int64_t fm_placement_global_numel(const fm_placement *p);
