@@ -373,7 +373,7 @@ static bool there(bench *b) {
         BENCH_OK(b, "forward and backward", status);
         return true;
     }
-    test_skip(b->t, "%s", b->ctx->error.message);
+    test_lack(b->t, b->ctx->op, b->ctx->error.message);
     fm_error_clear(&b->ctx->error);
     return false;
 }

@@ -69,7 +69,7 @@ bool test_begin(test *t, const char *label) {
         return false;
     }
     snprintf(t->label, sizeof t->label, "%s", label);
-    t->case_failed = t->case_skipped = false;
+    t->case_failed = t->case_skipped = t->case_lacks = false;
     snprintf(last_words, sizeof last_words,
              "%s --only '%s' (limit %u s)\n%d passed, %d failed, %d skipped\n", t->program, label,
              t->limit, t->passed, t->failed + 1, t->skipped);
@@ -86,7 +86,7 @@ void test_end(test *t) {
                t->isa ? t->isa : "", t->label);
     } else if (t->case_skipped) {
         t->skipped++;
-    } else {
+    } else if (!t->case_lacks) {
         t->passed++;
     }
 }
@@ -120,7 +120,29 @@ void test_skip(test *t, const char *fmt, ...) {
     va_end(args);
 }
 
+void test_lack(test *t, const char *what, const char *why) {
+    int i = 0;
+    while (i < t->n_lacking && strcmp(t->lacking[i].what, what) != 0) i++;
+    if (i == TEST_MAX_LACKING) {
+        test_skip(t, "%s", why);
+        return;
+    }
+    t->case_lacks = true;
+    test_lacking *l = &t->lacking[i];
+    if (i == t->n_lacking) {
+        t->n_lacking++;
+        l->what = what;
+        snprintf(l->why, sizeof l->why, "%s", why);
+    }
+    l->cases++;
+}
+
 int test_finish(test *t) {
+    for (int i = 0; i < t->n_lacking; i++) {
+        const test_lacking *l = &t->lacking[i];
+        printf("SKIP: %s (%s: %d case%s)\n", l->why, l->what, l->cases, l->cases == 1 ? "" : "s");
+        t->skipped++;
+    }
     if (t->only && t->listed == 0) {
         printf("no case has the label '%s'\n", t->only);
         t->failed++;

@@ -14,13 +14,23 @@
 #define FM_TESTS_TENSOR_RUNNER_H
 #include "tensor/ctx.h"
 
+/* Something that a device has not, and how many cases want it. */
+typedef struct test_lacking {
+    const char *what;
+    char why[256];
+    int cases;
+} test_lacking;
+enum { TEST_MAX_LACKING = 64 };
+
 typedef struct test {
     const char *program, *only, *device, *isa;
-    bool list, has_seed, case_failed, case_skipped;
+    bool list, has_seed, case_failed, case_skipped, case_lacks;
     uint64_t seed; /* where has_seed */
     unsigned limit;
     int passed, failed, skipped, listed;
     char label[256];
+    test_lacking lacking[TEST_MAX_LACKING];
+    int n_lacking;
     const struct test_case *cases; /* of test_program */
     int n_cases;
     fm_ctx *ctx; /* the device under test; NULL in programs that need none */
@@ -40,6 +50,9 @@ void test_run(test *t, const test_case *cases, int n);
 /* Marks the running case and prints why. */
 void test_fail(test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void test_skip(test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The running case cannot run, as others that want `what` (a static string) cannot: together they are
+ * one skip, which test_finish prints with their number. */
+void test_lack(test *t, const char *what, const char *why);
 /* Prints the last line; returns the exit status. */
 int test_finish(test *t);
 

@@ -46,6 +46,11 @@ static void fail(test *t) {
 static void skip(test *t) {
     check(t, "--only skip", 0, "SKIP: no such thing here", "0 passed, 0 failed, 1 skipped");
 }
+static void lack(test *t) {
+    check(t, "--only lack", 0, "SKIP: is not there (a slot: 2 cases)",
+          "0 passed, 0 failed, 1 skipped");
+    check(t, "--only lack2", 0, "(a slot: 1 case)", "0 passed, 0 failed, 1 skipped");
+}
 static void hang(test *t) {
     check(t, "--only hang --limit 1", 1, "the time limit", "0 passed, 1 failed, 0 skipped");
     check(t, "--limit 1", 1, "FAILED", "1 passed, 2 failed, 1 skipped");
@@ -66,10 +71,15 @@ static void arguments(test *t) {
     EXPECT(t, run("--only", output, sizeof output) == 2, "a missing value is taken");
 }
 
-static const test_case cases[] = {{"pass", pass},   {"fail", fail},
-                                  {"skip", skip},   {"hang", hang},
-                                  {"crash", crash}, {"no_such_label", no_such_label},
-                                  {"list", list},   {"arguments", arguments}};
+static const test_case cases[] = {{"pass", pass},
+                                  {"fail", fail},
+                                  {"skip", skip},
+                                  {"lack", lack},
+                                  {"hang", hang},
+                                  {"crash", crash},
+                                  {"no_such_label", no_such_label},
+                                  {"list", list},
+                                  {"arguments", arguments}};
 
 int main(int argc, char **argv) {
     if (argc < 2) {
