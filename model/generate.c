@@ -209,8 +209,9 @@ fm_status fm_gpt_generate(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S
             fresh = window / 2 > 0 ? window / 2 : 1;
         }
         FM_TRY_GOTO(advance(m, cache, out, total, at, fresh, staging, logits));
+        /* A draw is numbered by row and position: neither other rows nor n move it. */
         for (int64_t b = 0; b < B; b++)
-            out[b * total + at] = fm_sample(logits + b * V, V, s, (uint64_t)(b * total + at),
+            out[b * total + at] = fm_sample(logits + b * V, V, s, (uint64_t)b << 32 | (uint64_t)at,
                                             scratch);
     }
 out:

@@ -187,6 +187,25 @@ static void generation_slides(test *t) {
     setup_free(&s);
 }
 
+/* A text of more tokens begins with the text of fewer, in every row; so does one with more rows. */
+static void generation_draws(test *t) {
+    enum { B = 3, PROMPT = 4, FEW = 5, MANY = 9 };
+    setup s;
+    fm_gpt_config c = config_of(true);
+    EXPECT_OK(t, setup_new(t->ctx, &s, &c));
+    int32_t prompt[B * PROMPT], few[B][PROMPT + FEW], many[B][PROMPT + MANY];
+    for (int i = 0; i < B * PROMPT; i++) prompt[i] = i % PROMPT; /* the same in all rows */
+    fm_sampling warm = {.temperature = 2, .top_p = 1, .seed = 5};
+    EXPECT_OK(t, fm_gpt_generate(s.m, prompt, B, PROMPT, MANY, &warm, NULL, many[0]));
+    for (int rows = 1; rows <= B; rows++) {
+        EXPECT_OK(t, fm_gpt_generate(s.m, prompt, rows, PROMPT, FEW, &warm, NULL, few[0]));
+        for (int b = 0; b < rows; b++)
+            EXPECT(t, memcmp(few[b], many[b], sizeof few[b]) == 0, "row %d of %d", b, rows);
+    }
+    EXPECT(t, memcmp(many[0], many[1], sizeof many[0]) != 0, "two rows, one text");
+    setup_free(&s);
+}
+
 /* Draws follow the softmax: chi-square over many; top_k, top_p and temperature 0 cut it. */
 static void sampling(test *t) {
     enum { N = 20000, K = 6 };
@@ -304,6 +323,7 @@ static const test_case cases[] = {{"counts", counts},
                                   {"generation_moe", generation_moe},
                                   {"generation_rope", generation_rope},
                                   {"generation_slides", generation_slides},
+                                  {"generation_draws", generation_draws},
                                   {"sampling", sampling},
                                   {"dropout", dropout},
                                   {"freezing", freezing},
