@@ -4,28 +4,49 @@
  *   dv += Pᵀ do     dP = do vᵀ     dS = P (dP - D)     dq = scale dS k     dk += scale dSᵀ q
  *
  * Cost: 10·dh FLOPs a visible pair and one exp. One core per (sequence, key head), which adds up dk
- * and dv over the group's query heads in order: nothing is shared, no atomics.
+ * and dv over the group's query heads in order: nothing is shared, no atomics. Where those are few, the
+ * tiles of queries are dealt out into parts, whose dk and dv are summed in order; how many parts is a
+ * matter of shapes alone, so the bits are the same whether one core or many compute them.
  */
 #include "tensor/cpu/attention.h"
 
+/* (sequence, key head)s that need no parts; and the tiles of queries that are worth a part, whose sums
+ * over all keys cost some 2 % of it. */
+enum { ENOUGH = FM_TILE(32, 5), PART_TILES = FM_TILE(4, 1) };
+
 typedef struct workspace {
     float *k, *kt, *vt;  /* [keys, width], [tiles][dh][FM_TILE_K] twice */
-    float *dk, *dv;      /* [keys, width] */
+    float *dk, *dv;      /* [keys, width], of one part */
     float *q, *d_o, *dq; /* a tile, [FM_TILE_Q, width]; q times scale / ln 2 */
     float *p, *ds;       /* a tile, [FM_TILE_Q, FM_TILE_K] */
 } workspace;
 
-static int64_t workspace_floats(const fm_attention_args *a, int64_t width) {
-    int64_t keys = fm_round_up(a->Skv, FM_TILE_K);
-    return keys * (3 * width + 2 * a->dh) + 3 * FM_TILE_Q * width + 2 * FM_TILE_Q * FM_TILE_K;
+/* Query tiles of one key head, and the parts that they are dealt out into. */
+static int64_t tiles_of(const fm_attention_args *a) {
+    return a->H / a->KV * ((a->Sq + FM_TILE_Q - 1) / FM_TILE_Q);
+}
+static int64_t parts_of(const fm_attention_args *a) {
+    int64_t heads = a->B * a->KV;
+    if (heads == 0) return 1;
+    return fm_clamp_i64((ENOUGH + heads - 1) / heads, 1,
+                        fm_clamp_i64(tiles_of(a) / PART_TILES, 1, ENOUGH));
 }
 
-static workspace carve(float *at, const fm_attention_args *a, int64_t width) {
+/* dk and dv of one part */
+static int64_t sum_floats(const fm_attention_args *a, int64_t width) {
+    return 2 * fm_round_up(a->Skv, FM_TILE_K) * width;
+}
+
+static int64_t workspace_floats(const fm_attention_args *a, int64_t width) {
     int64_t keys = fm_round_up(a->Skv, FM_TILE_K);
-    workspace w = {.k = at};
-    w.dk = w.k + keys * width;
-    w.dv = w.dk + keys * width;
-    w.kt = w.dv + keys * width;
+    return keys * (width + 2 * a->dh) + 3 * FM_TILE_Q * width + 2 * FM_TILE_Q * FM_TILE_K;
+}
+
+/* `sums`: where dk and dv are */
+static workspace carve(float *at, float *sums, const fm_attention_args *a, int64_t width) {
+    int64_t keys = fm_round_up(a->Skv, FM_TILE_K);
+    workspace w = {.k = at, .dk = sums, .dv = sums + keys * width};
+    w.kt = w.k + keys * width;
     w.vt = w.kt + keys * a->dh;
     w.q = w.vt + keys * a->dh;
     w.d_o = w.q + FM_TILE_Q * width;
@@ -101,33 +122,114 @@ FM_INLINE void store(fm_dtype dt, void *out, int64_t row, const float *x, int64_
     }
 }
 
-FM_INLINE void task(fm_dtype dt, const fm_attention_grad_args *g, const workspace *w, int64_t width,
+FM_INLINE void pack(fm_dtype dt, const fm_attention_args *a, const workspace *w, int64_t width,
                     int64_t b, int64_t kv) {
-    const fm_attention_args *a = &g->fwd;
-    int64_t group = a->H / a->KV, padded = fm_round_up(a->Skv, FM_TILE_K);
+    int64_t padded = fm_round_up(a->Skv, FM_TILE_K);
     int64_t k_at = b * a->k_batch + kv * a->dh, v_at = b * a->v_batch + kv * a->dh;
     fm_pack_rows(dt, w->k, fm_at(dt, a->k, k_at), a->k_row, a->Skv, padded, a->dh, width, 1.0f);
     fm_pack_transposed(dt, w->kt, fm_at(dt, a->k, k_at), a->k_row, a->Skv, a->dh);
     fm_pack_transposed(dt, w->vt, fm_at(dt, a->v, v_at), a->v_row, a->Skv, a->dh);
-    for (int64_t i = 0; i < padded * width; i++) w->dk[i] = w->dv[i] = 0.0f;
-    for (int64_t h = kv * group; h < (kv + 1) * group; h++)
-        for (int64_t i = 0; i < a->Sq; i += FM_TILE_Q)
-            query_tile(dt, g, w, width, b, h, i, fm_min_i64(FM_TILE_Q, a->Sq - i));
-    store(dt, fm_at_mut(dt, g->dk, k_at), a->k_row, w->dk, a->Skv, width, a->dh, FM_LN_2);
-    store(dt, fm_at_mut(dt, g->dv, v_at), a->v_row, w->dv, a->Skv, width, a->dh, 1.0f);
+}
+
+/* Every parts-th tile, from tile `part` on: a later query sees more keys, so each gets its share. */
+FM_INLINE void run_part(fm_dtype dt, const fm_attention_grad_args *g, const workspace *w,
+                        int64_t width, int64_t b, int64_t kv, int64_t part, int64_t parts) {
+    const fm_attention_args *a = &g->fwd;
+    int64_t group = a->H / a->KV, in_head = (a->Sq + FM_TILE_Q - 1) / FM_TILE_Q;
+    for (int64_t i = 0; i < sum_floats(a, width); i++) w->dk[i] = 0.0f;
+    for (int64_t t = part; t < group * in_head; t += parts) {
+        int64_t i = t % in_head * FM_TILE_Q;
+        query_tile(dt, g, w, width, b, kv * group + t / in_head, i,
+                   fm_min_i64(FM_TILE_Q, a->Sq - i));
+    }
+}
+
+static void add_sums(float *total, const float *part, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) total[i] += part[i];
+}
+
+/* Keys [j, j + n) of dk and dv, out of the sums. */
+FM_INLINE void store_sums(fm_dtype dt, const fm_attention_grad_args *g, const float *sums,
+                          int64_t width, int64_t b, int64_t kv, int64_t j, int64_t n) {
+    const fm_attention_args *a = &g->fwd;
+    const float *dk = sums + j * width, *dv = dk + fm_round_up(a->Skv, FM_TILE_K) * width;
+    int64_t k_at = b * a->k_batch + kv * a->dh + j * a->k_row;
+    int64_t v_at = b * a->v_batch + kv * a->dh + j * a->v_row;
+    store(dt, fm_at_mut(dt, g->dk, k_at), a->k_row, dk, n, width, a->dh, FM_LN_2);
+    store(dt, fm_at_mut(dt, g->dv, v_at), a->v_row, dv, n, width, a->dh, 1.0f);
+}
+
+/* All parts of one key head, on one core. */
+FM_INLINE void whole_task(fm_dtype dt, const fm_attention_grad_args *g, workspace w, int64_t width,
+                          int64_t b, int64_t kv, int64_t parts) {
+    const fm_attention_args *a = &g->fwd;
+    int64_t n = sum_floats(a, width);
+    float *total = w.dk;
+    pack(dt, a, &w, width, b, kv);
+    run_part(dt, g, &w, width, b, kv, 0, parts);
+    w.dk = total + n;
+    w.dv = w.dk + n / 2;
+    for (int64_t part = 1; part < parts; part++) {
+        run_part(dt, g, &w, width, b, kv, part, parts);
+        add_sums(total, w.dk, n);
+    }
+    store_sums(dt, g, total, width, b, kv, 0, a->Skv);
+}
+
+FM_INLINE void part_task(fm_dtype dt, const fm_attention_grad_args *g, const workspace *w,
+                         int64_t width, int64_t b, int64_t kv, int64_t part, int64_t parts) {
+    pack(dt, &g->fwd, w, width, b, kv);
+    run_part(dt, g, w, width, b, kv, part, parts);
+}
+
+/* Too few key heads for the threads: a task is a part. */
+static fm_status run_parts(fm_device *dev, const fm_attention_grad_args *g, int64_t parts) {
+    const fm_attention_args *a = &g->fwd;
+    int64_t width = fm_round_up(a->dh, FM_VEC), heads = a->B * a->KV, n = sum_floats(a, width);
+    int64_t per_thread = fm_round_up(workspace_floats(a, width), 16);
+    int64_t key_tiles = (a->Skv + FM_TILE_K - 1) / FM_TILE_K;
+    void *scratch;
+    FM_TRY(fm_cpu_scratch(dev, FM_CPU_SCRATCH_PRODUCT,
+                          (size_t)(per_thread * omp_get_max_threads() + heads * parts * n) *
+                              sizeof(float),
+                          &scratch));
+    float *sums = (float *)scratch + per_thread * omp_get_max_threads();
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < heads * parts; i++) {
+        int64_t head = i / parts;
+        workspace w = carve((float *)scratch + omp_get_thread_num() * per_thread, sums + i * n, a,
+                            width);
+        FM_FLOAT_CALL(a->dt, part_task, g, &w, width, head / a->KV, head % a->KV, i % parts, parts);
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < heads * key_tiles; i++) {
+        int64_t head = i / key_tiles, j = i % key_tiles * FM_TILE_K;
+        float *total = sums + head * parts * n, *dk = total + j * width, *dv = dk + n / 2;
+        for (int64_t part = 1; part < parts; part++) {
+            add_sums(dk, dk + part * n, FM_TILE_K * width);
+            add_sums(dv, dv + part * n, FM_TILE_K * width);
+        }
+        FM_FLOAT_CALL(a->dt, store_sums, g, total, width, head / a->KV, head % a->KV, j,
+                      fm_min_i64(FM_TILE_K, a->Skv - j));
+    }
+    return FM_OK;
 }
 
 fm_status FM_ISA_NAME(cpu_attention_backward)(fm_device *dev, const fm_attention_grad_args *g) {
     const fm_attention_args *a = &g->fwd;
-    int64_t width = fm_round_up(a->dh, FM_VEC);
-    int64_t per_thread = fm_round_up(workspace_floats(a, width), 16);
+    int64_t parts = parts_of(a), heads = a->B * a->KV;
+    if (parts > 1 && heads < omp_get_max_threads()) return run_parts(dev, g, parts);
+    int64_t width = fm_round_up(a->dh, FM_VEC), sums = sum_floats(a, width) * (parts > 1 ? 2 : 1);
+    int64_t per_thread = fm_round_up(workspace_floats(a, width) + sums, 16);
     void *scratch;
     FM_TRY(fm_cpu_scratch(dev, FM_CPU_SCRATCH_PRODUCT,
                           (size_t)(per_thread * omp_get_max_threads()) * sizeof(float), &scratch));
 #pragma omp parallel for schedule(dynamic)
-    for (int64_t i = 0; i < a->B * a->KV; i++) {
-        workspace w = carve((float *)scratch + omp_get_thread_num() * per_thread, a, width);
-        FM_FLOAT_CALL(a->dt, task, g, &w, width, i / a->KV, i % a->KV);
+    for (int64_t i = 0; i < heads; i++) {
+        float *own = (float *)scratch + omp_get_thread_num() * per_thread;
+        FM_FLOAT_CALL(a->dt, whole_task, g, carve(own + sums, own, a, width), width, i / a->KV,
+                      i % a->KV, parts);
     }
     return FM_OK;
 }

@@ -283,11 +283,11 @@ static void check_rope(cases *c, rope_case r) {
 }
 
 static const shape shapes[] = {
-    {1, 1, 1, 1, 1, 1, true},       {2, 5, 5, 3, 3, 5, true},      {1, 64, 64, 2, 2, 32, true},
-    {1, 67, 67, 4, 2, 5, true},     {1, 130, 130, 2, 1, 64, true}, {1, 600, 600, 1, 1, 16, true},
-    {2, 1, 70, 4, 2, 16, true},     {1, 3, 200, 2, 1, 8, true},    {1, 65, 129, 6, 2, 33, true},
-    {2, 9, 4, 2, 2, 7, false},      {1, 70, 130, 2, 1, 16, false}, {1, 33, 33, 3, 1, 128, true},
-    {1, 300, 300, 2, 1, 40, false},
+    {1, 1, 1, 1, 1, 1, true},       {2, 5, 5, 3, 3, 5, true},       {1, 64, 64, 2, 2, 32, true},
+    {1, 67, 67, 4, 2, 5, true},     {1, 130, 130, 2, 1, 64, true},  {1, 600, 600, 1, 1, 16, true},
+    {2, 1, 70, 4, 2, 16, true},     {1, 3, 200, 2, 1, 8, true},     {1, 65, 129, 6, 2, 33, true},
+    {2, 9, 4, 2, 2, 7, false},      {1, 70, 130, 2, 1, 16, false},  {1, 33, 33, 3, 1, 128, true},
+    {1, 300, 300, 2, 1, 40, false}, {1, 1100, 1100, 1, 1, 8, true}, {1, 300, 300, 4, 2, 8, true},
 };
 
 int main(int argc, char **argv) {
@@ -310,11 +310,12 @@ int main(int argc, char **argv) {
             check_nan(&c, dt, 150, at);
             case_end(&c);
         }
-        for (int64_t at = 0; at < 150; at += 37) {
-            if (!case_begin(&c, "attention_backward %s NaN at=%lld", d ? "bf16" : "fp32",
-                            (long long)at))
+        for (int64_t at = 0; at < 600; at += 37) { /* 150: one part; 600: several */
+            int64_t S = at < 150 ? 150 : 600;
+            if (!case_begin(&c, "attention_backward %s S=%lld NaN at=%lld", d ? "bf16" : "fp32",
+                            (long long)S, (long long)at))
                 continue;
-            check_nan_backward(&c, dt, 150, at);
+            check_nan_backward(&c, dt, S, at);
             case_end(&c);
         }
         static const int64_t ropes[][6] = {/* T, S, heads, dh, cols, pos0 */
