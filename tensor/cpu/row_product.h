@@ -64,7 +64,7 @@ FM_INLINE fm_status fm_row_product_bf16(fm_device *dev, const fm_row_product *p)
 #pragma omp atomic write
             error = e;
         }
-        p->finish(p->user, t, z + r.skip * t->cols, t->cols);
+        if (p->finish) p->finish(p->user, t, z + r.skip * t->cols, t->cols);
     }
     return error != 0 ? fm_matmul_failed(dev, p->slot, error) : FM_OK;
 }
