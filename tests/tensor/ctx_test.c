@@ -49,7 +49,28 @@ static void profile(test *t) {
     fm_tensor_free(x);
 }
 
-static const test_case cases[] = {{"missing_slot", missing_slot}, {"profile", profile}};
+/* The outermost model's clock is the one that counts, and it is given back. */
+static void clocks(test *t) {
+    fm_ctx *ctx = t->ctx;
+    const fm_clock outer = {5, 1}, inner = {9, 2};
+    EXPECT(t, fm_rng(ctx, 1).step == 0, "step %u at first", fm_rng(ctx, 1).step);
+    const fm_clock *was = fm_clock_enter(ctx, &outer);
+    EXPECT(t, fm_rng(ctx, 1).step == 5 && fm_rng(ctx, 1).micro == 1, "the model's clock");
+    const fm_clock *was_inside = fm_clock_enter(ctx, &inner);
+    EXPECT(t, fm_rng(ctx, 1).step == 5, "a model inside takes over");
+    ctx->clock = was_inside;
+    EXPECT(t, fm_rng(ctx, 1).step == 5, "nor does it end the outer one");
+    ctx->clock = was;
+    ctx->own_clock.step = 3;
+    EXPECT(t, fm_rng(ctx, 1).step == 3, "the context's own clock");
+    ctx->own_clock.step = 0;
+    fm_clock_enter(ctx, &inner);
+    EXPECT(t, fm_rng(ctx, 1).step == 9, "the other model's clock");
+    ctx->clock = was;
+}
+
+static const test_case cases[] = {
+    {"missing_slot", missing_slot}, {"profile", profile}, {"clocks", clocks}};
 
 static void all(test *t) { test_run(t, cases, sizeof cases / sizeof *cases); }
 
