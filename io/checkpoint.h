@@ -81,7 +81,8 @@ int64_t fm_ckpt_step(const fm_ckpt_reader *r);
 const char *fm_ckpt_state_json(const fm_ckpt_reader *r);
 const char *fm_ckpt_manifest_json(const fm_ckpt_reader *r);
 /* Fills want->data (device memory) with the elements of want->placement, whatever layout the writer had.
- * FM_ERR_CHECKPOINT names file and dataset: missing, other global shape, checksum, truncated. */
+ * FM_ERR_CHECKPOINT names file and dataset: missing, other global shape, checksum, truncated; the
+ * elements are then unspecified. */
 fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want);
 bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name);
 /* What fm_ckpt_open checks, every dataset's chunks, every file's checksum; FM_ERR_CHECKPOINT names the first bad one. */

@@ -239,8 +239,10 @@ fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want
     int64_t numel = fm_placement_numel(p), filled = 0, first, files = find(r, want->name, &first);
     FM_CHECK(files > 0, FM_ERR_CHECKPOINT, "%s: no file has dataset %s", r->path, want->name);
     fm_status status = FM_OK;
-    float *host = malloc((size_t)(numel ? numel : 1) * sizeof *host);
-    FM_CHECK(host, FM_ERR_OOM, "out of memory: %lld elements of %s", (long long)numel, want->name);
+    bool direct = ctx->dev->on_host;
+    float *host = direct ? want->data : malloc((size_t)(numel ? numel : 1) * sizeof *host);
+    FM_CHECK(host || numel == 0, FM_ERR_OOM, "out of memory: %lld elements of %s", (long long)numel,
+             want->name);
     for (int64_t i = first; i < first + files; i++) {
         const shard *s = r->index[i].shard;
         const fm_h5_array *a = r->index[i].array;
@@ -253,10 +255,10 @@ fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want
     FM_CHECK_GOTO(filled == numel, FM_ERR_CHECKPOINT,
                   "%s: dataset %s: the files hold %lld of the %lld elements wanted", r->path,
                   want->name, (long long)filled, (long long)numel);
-    if (numel)
+    if (numel && !direct)
         FM_TRY_GOTO(FM_KERNEL(ctx, copy_in, want->data, host, (size_t)numel * sizeof(float)));
 out:
-    free(host);
+    if (!direct) free(host);
     return status;
 }
 
