@@ -18,6 +18,7 @@ struct fm_checkpointer {
         plan;       /* from, seen: the step it loaded or saved last, the newest there was then */
     fm_notes notes; /* not handed out yet */
     char told[sizeof(fm_notes)];
+    bool dead;     /* there may be step_N.dead, deleted by the last commit, to be removed */
     fm_io_env env; /* the thread's while it runs */
     int lock;      /* of root, while a save is under way */
 
@@ -27,6 +28,7 @@ struct fm_checkpointer {
     pthread_t thread;
     fm_snapshot *snapshot; /* of the save under way */
     fm_error error;        /* of the thread */
+    fm_notes swept;        /* of the thread */
     fm_status status;
 };
 
@@ -67,6 +69,7 @@ void fm_checkpointer_fail_at(fm_checkpointer *k, int64_t n, int error_number) {
 static void *write_shards(void *user) {
     fm_checkpointer *k = user;
     char tmp[FM_PATH];
+    fm_commit_sweep(k->root, k->snapshot->manifest.step, &k->swept);
     k->status = fm_step_path_of(&k->error, k->root, k->snapshot->manifest.step, FM_STEP_TMP, tmp);
     if (k->status == FM_OK) k->status = fm_snapshot_write(&k->error, &k->env, tmp, k->snapshot);
     if (k->status == FM_OK)
@@ -75,12 +78,20 @@ static void *write_shards(void *user) {
     return NULL;
 }
 
-/* From a failure or a note of a lower layer, the one of this save. */
+/* Removing what a commit deleted takes as long as the disk wants: it is done where somebody waits
+ * anyhow, or by the thread of the next save. */
+static void reap(fm_checkpointer *k, fm_notes *notes) {
+    if (k->dead) fm_commit_reap(k->root, notes);
+    k->dead = false;
+}
+
 static fm_status commit(fm_checkpointer *k) {
     int64_t step = k->snapshot->manifest.step;
     fm_notes notes = {0};
     FM_TRY(fm_commit_end(&k->error, &k->env, k->root, &k->snapshot->manifest, &k->plan, &notes));
     k->plan.from = k->plan.seen = step;
+    k->dead = true;
+    if (!k->asynchronous) reap(k, &notes);
     if (notes.text[0])
         fm_note(&k->notes, "checkpoint of step %lld is saved in %s; %s", (long long)step, k->root,
                 notes.text);
@@ -94,6 +105,8 @@ static fm_status finish(fm_ctx *ctx, fm_checkpointer *k) {
     k->running = false;
     if (!k->snapshot) return FM_OK;
     fm_status status = k->status;
+    if (k->swept.text[0]) fm_note(&k->notes, "%s", k->swept.text);
+    k->swept.text[0] = 0;
     if (status == FM_OK) status = commit(k);
     if (status != FM_OK) {
         fm_fail(&ctx->error, status, "checkpoint of step %lld was not saved: %s",
@@ -111,7 +124,11 @@ static fm_status finish(fm_ctx *ctx, fm_checkpointer *k) {
     return status;
 }
 
-fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k) { return finish(ctx, k); }
+fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k) {
+    fm_status status = finish(ctx, k);
+    if (k->process == getpid()) reap(k, &k->notes);
+    return status;
+}
 
 fm_status fm_checkpointer_poll(fm_ctx *ctx, fm_checkpointer *k) {
     return k->snapshot && atomic_load(&k->written) ? finish(ctx, k) : FM_OK;
@@ -182,7 +199,7 @@ fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_co
     k->status = check_order(k, content->step);
     if (k->status != FM_OK) return finish(ctx, k);
     k->begun = true;
-    k->status = fm_commit_begin(&k->error, &k->env, k->root, content->step, &k->notes, tmp);
+    k->status = fm_commit_begin(&k->error, &k->env, k->root, content->step, tmp);
     if (k->status != FM_OK) return finish(ctx, k);
     if (k->asynchronous && start_thread(k) == 0) {
         k->running = true;
@@ -201,6 +218,7 @@ void fm_checkpointer_free(fm_checkpointer *k) {
     }
     if (k->running) pthread_join(k->thread, NULL);
     if (k->snapshot && k->status == FM_OK) (void)commit(k);
+    reap(k, &k->notes);
     fm_disk_unlock(k->lock);
     fm_snapshot_free(k->snapshot);
     free(k);

@@ -19,25 +19,33 @@ static bool is_needed(const char *path, const char *old) {
     return fm_step_is_complete(old) && !fm_step_is_complete(path);
 }
 
-/* What dead runs left behind: everything of ours that is worthless by its name. What cannot be
- * removed (another user's, or a file that somebody has open on NFS) is in nobody's way. */
-static fm_status sweep(fm_error *err, const char *root, fm_notes *notes) {
-    fm_status status = fm_steps_restore(err, root);
-    for (fm_step_kind kind = FM_STEP_TMP; status == FM_OK && kind <= FM_STEP_DEAD; kind++) {
-        fm_steps left = {0};
-        status = fm_steps_of_kind(err, root, kind, &left);
-        for (int i = 0; status == FM_OK && i < left.n; i++) {
-            char path[FM_PATH], leftover[FM_PATH];
-            fm_error e = {0};
-            status = fm_step_path(err, root, left.items[i], "", path);
-            if (status == FM_OK) status = fm_step_path_of(err, root, left.items[i], kind, leftover);
-            if (status == FM_OK && !(kind == FM_STEP_OLD && is_needed(path, leftover)) &&
-                fm_disk_remove(&e, leftover) != FM_OK)
-                fm_note(notes, "a leftover stays: %s", e.message);
-        }
-        free(left.items);
+/* What cannot be removed (another user's, or a file that somebody has open on NFS) is in nobody's
+ * way. */
+static void sweep_kind(const char *root, fm_step_kind kind, int64_t but, fm_notes *notes) {
+    fm_steps left = {0};
+    fm_error e = {0};
+    if (fm_steps_of_kind(&e, root, kind, &left) != FM_OK) fm_note(notes, "%s", e.message);
+    for (int i = 0; i < left.n; i++) {
+        char path[FM_PATH], leftover[FM_PATH];
+        fm_error_clear(&e);
+        if (left.items[i] == but || fm_step_path(&e, root, left.items[i], "", path) != FM_OK ||
+            fm_step_path_of(&e, root, left.items[i], kind, leftover) != FM_OK ||
+            (kind == FM_STEP_OLD && is_needed(path, leftover)))
+            continue;
+        if (fm_disk_remove(&e, leftover) != FM_OK)
+            fm_note(notes, "a leftover stays: %s", e.message);
     }
-    return status;
+    free(left.items);
+}
+
+void fm_commit_sweep(const char *root, int64_t step, fm_notes *notes) {
+    sweep_kind(root, FM_STEP_TMP, step, notes);
+    sweep_kind(root, FM_STEP_OLD, -1, notes);
+    sweep_kind(root, FM_STEP_DEAD, -1, notes);
+}
+
+void fm_commit_reap(const char *root, fm_notes *notes) {
+    sweep_kind(root, FM_STEP_DEAD, -1, notes);
 }
 
 enum { LOCK_TRIES = 10 };
@@ -54,20 +62,20 @@ fm_status fm_commit_lock(fm_error *err, fm_io_env *env, const char *root, int *l
 }
 
 fm_status fm_commit_begin(fm_error *err, fm_io_env *env, const char *root, int64_t step,
-                          fm_notes *notes, char tmp[FM_PATH]) {
+                          char tmp[FM_PATH]) {
     FM_TRY(fm_disk_make_folders(err, env, root));
-    FM_TRY(sweep(err, root, notes));
+    FM_TRY(fm_steps_restore(err, root));
     FM_TRY(fm_step_path_of(err, root, step, FM_STEP_TMP, tmp));
+    FM_TRY(fm_disk_remove(err, tmp));
     return fm_disk_make_folder(err, env, tmp);
 }
 
-/* A folder that is renamed first is never seen half deleted. */
+/* Renamed it counts no more; removing it takes as long as it is large, and is left to others. */
 static fm_status delete_step(fm_error *err, fm_io_env *env, const char *root, int64_t step) {
     char path[FM_PATH], dead[FM_PATH];
     FM_TRY(fm_step_path(err, root, step, "", path));
     FM_TRY(fm_step_path_of(err, root, step, FM_STEP_DEAD, dead));
-    FM_TRY(fm_disk_rename(err, env, path, dead));
-    return fm_disk_remove(err, dead);
+    return fm_disk_rename(err, env, path, dead);
 }
 
 static void retain(fm_io_env *env, const char *root, int64_t newest, int keep_last,

@@ -20,9 +20,14 @@ void fm_note(fm_notes *n, const char *fmt, ...) __attribute__((format(printf, 2,
 /* Makes root and locks it: what lies there unfinished is then of dead runs, and goes. FM_ERR_IO where
  * another is between this and its fm_disk_unlock(*lock). */
 fm_status fm_commit_lock(fm_error *err, fm_io_env *env, const char *root, int *lock);
-/* Removes what dead runs left, and makes an empty step_N.tmp, whose path goes to `tmp`. */
+/* Makes an empty step_N.tmp, whose path goes to `tmp`. */
 fm_status fm_commit_begin(fm_error *err, fm_io_env *env, const char *root, int64_t step,
-                          fm_notes *notes, char tmp[FM_PATH]);
+                          char tmp[FM_PATH]);
+/* Removes what is worthless by its name, all but step_N.tmp: what dead runs left, and what was deleted
+ * by fm_commit_end. May take long; for the writer's thread, which holds the lock. */
+void fm_commit_sweep(const char *root, int64_t step, fm_notes *notes);
+/* The same of what fm_commit_end deleted only; needs no lock. */
+void fm_commit_reap(const char *root, fm_notes *notes);
 /* Hashes and syncs the files of step_N.tmp that m names: fills in their sizes and hashes. The slow
  * part; for the writer's thread. */
 fm_status fm_commit_seal(fm_error *err, fm_io_env *env, const char *root, fm_manifest *m);
@@ -34,7 +39,7 @@ typedef struct fm_commit_plan {
 } fm_commit_plan;
 /* Writes the manifest, renames the complete steps of a branch that is left to step_M.abandoned, and
  * step_N.tmp to step_N: the commit. After it nothing is an error any more, but a note: syncing the
- * folder, updating `latest`, deleting all but the newest keep_last. */
+ * folder, updating `latest`, renaming all but the newest keep_last to step_N.dead. */
 fm_status fm_commit_end(fm_error *err, fm_io_env *env, const char *root, const fm_manifest *m,
                         const fm_commit_plan *plan, fm_notes *notes);
 

@@ -74,15 +74,28 @@ static void retention(fm_ctx *ctx) {
     CHECK(n == 2 && steps[0] == 40 && steps[1] == 50, "%d steps, first %lld", n,
           n ? (long long)steps[0] : -1);
     free(steps);
+    /* Deleting takes time: a poll, between two steps of training, leaves it to who waits. */
+    content next;
+    content_make(&next, 60, 60, 1, "{}");
+    CHECK_OK(fm_checkpointer_save(ctx, k, &next.checkpoint));
+    content_free(&next);
+    char dead[600];
+    snprintf(dead, sizeof dead, "%s/step_00000040.dead", root);
+    while (access(dead, F_OK) != 0) CHECK_OK(fm_checkpointer_poll(ctx, k));
+    CHECK_OK(fm_checkpointer_wait(ctx, k));
+    CHECK(access(dead, F_OK) != 0, "%s is left", dead);
+    CHECK_OK(fm_checkpoint_list(ctx, root, &steps, &n));
+    CHECK(n == 2 && steps[0] == 50 && steps[1] == 60, "%d steps", n);
+    free(steps);
     /* the same step again: replaced, nothing left beside it */
     content c;
-    content_make(&c, 50, 99, 1, "{}");
+    content_make(&c, 60, 99, 1, "{}");
     CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
     CHECK_OK(fm_checkpointer_wait(ctx, k));
-    CHECK_OK(content_read(ctx, &c, root, 50));
+    CHECK_OK(content_read(ctx, &c, root, 60));
     CHECK(content_wrong(&c, 99) == 0, "the new one is read");
     char path[600];
-    snprintf(path, sizeof path, "%s/step_00000050.old", root);
+    snprintf(path, sizeof path, "%s/step_00000060.old", root);
     CHECK(access(path, F_OK) != 0, "%s is left", path);
     content_free(&c);
     fm_checkpointer_free(k);
@@ -126,7 +139,7 @@ static void reshard(fm_ctx *ctx) {
     char tmp[FM_PATH];
     fm_error err = {0};
     fm_notes notes = {0};
-    CHECK(fm_commit_begin(&err, NULL, root, 1, &notes, tmp) == FM_OK, "%s", err.message);
+    CHECK(fm_commit_begin(&err, NULL, root, 1, tmp) == FM_OK, "%s", err.message);
     fm_manifest all = {.step = 1, .world_size = 2, .dp = 1, .layout = {2, 1, 1, 1, 1}};
     all.files = calloc(5, sizeof *all.files);
     for (int rank = 0; rank < 2; rank++) {
@@ -255,11 +268,10 @@ static void two_programs(fm_ctx *ctx) {
     CHECK_OK(fm_checkpointer_save(ctx, k, &c.checkpoint));
     CHECK_OK(fm_checkpointer_wait(ctx, k));
     fm_error err = {0};
-    fm_notes notes = {0};
     int lock;
     char tmp[FM_PATH];
     CHECK(fm_commit_lock(&err, NULL, root, &lock) == FM_OK, "%s", err.message);
-    CHECK(fm_commit_begin(&err, NULL, root, 2, &notes, tmp) == FM_OK, "%s", err.message);
+    CHECK(fm_commit_begin(&err, NULL, root, 2, tmp) == FM_OK, "%s", err.message);
     c.checkpoint.step = 2;
     CHECK_FAILS(fm_checkpointer_save(ctx, k, &c.checkpoint), FM_ERR_IO, root, "another program");
     CHECK(access(tmp, F_OK) == 0, "%s was removed under its writer", tmp);

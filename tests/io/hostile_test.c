@@ -196,7 +196,7 @@ static bool commit(const forged *files, int n, bool (*write_state)(const char *)
     snprintf(folder, sizeof folder, "%s/step_00000001", root);
     fm_manifest m = {.step = 1, .world_size = n, .dp = 1, .layout = {n, 1, 1, 1, 1}};
     m.files = calloc((size_t)n + 1, sizeof *m.files);
-    if (!m.files || fm_commit_begin(&err, NULL, root, 1, &notes, tmp) != FM_OK) return false;
+    if (!m.files || fm_commit_begin(&err, NULL, root, 1, tmp) != FM_OK) return false;
     for (int i = 0; i <= n; i++) {
         char *name = m.files[m.n_files++].name;
         snprintf(name, 64, i < n ? "dense-pp00-tp%02d.h5" : "state.h5", i);

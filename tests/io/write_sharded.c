@@ -38,7 +38,7 @@ static fm_status write_all(fm_ctx *ctx, const char *root) {
     fm_manifest_file files[8] = {0};
     fm_manifest all = {
         .step = 1, .world_size = 2, .dp = 1, .layout = {2, 1, 1, 1, 1}, .files = files};
-    FM_TRY(fm_commit_begin(&ctx->error, NULL, root, 1, &notes, tmp));
+    FM_TRY(fm_commit_begin(&ctx->error, NULL, root, 1, tmp));
     for (int rank = 0; rank < 2; rank++) FM_TRY(write_rank(ctx, tmp, rank, &all));
     FM_TRY(fm_commit_seal(&ctx->error, NULL, root, &all));
     return fm_commit_end(&ctx->error, NULL, root, &all, &(fm_commit_plan){1, -1, -1}, &notes);
