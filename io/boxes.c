@@ -72,6 +72,14 @@ static int64_t place(int ndim, const fm_box *b, const int64_t *point) {
     return at;
 }
 
+int64_t fm_box_run(int ndim, const fm_box *whole, const fm_box *part) {
+    int d = 0;
+    while (d < ndim && part->stop[d] - part->start[d] == 1) d++;
+    for (d++; d < ndim; d++) /* behind the first side that is not 1 all are whole */
+        if (part->start[d] != whole->start[d] || part->stop[d] != whole->stop[d]) return -1;
+    return place(ndim, whole, part->start);
+}
+
 static int64_t side(const fm_box *b, int d) { return b->stop[d] - b->start[d]; }
 
 void fm_box_copy(int ndim, float *dst, const fm_box *to, const float *src, const fm_box *from,

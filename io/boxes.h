@@ -13,6 +13,9 @@ fm_tiling fm_boxes_tile(int ndim, const int64_t *shape, fm_box *boxes, int64_t n
  * of box `from`. part lies in both. */
 void fm_box_copy(int ndim, float *dst, const fm_box *to, const float *src, const fm_box *from,
                  const fm_box *part);
+/* Where the elements of `part` begin among those of `whole` if they lie there one after another; else
+ * -1. part lies in whole. */
+int64_t fm_box_run(int ndim, const fm_box *whole, const fm_box *part);
 /* Boxes that agree in all dimensions but the first form an array of that many rows. */
 bool fm_boxes_stack(int ndim, const fm_box *boxes, int64_t n);
 

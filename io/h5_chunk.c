@@ -43,6 +43,18 @@ static void start_disk(fm_h5 *h, size_t bytes) {
         (void)sync_file_range(*(int *)fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* a hint; fsync comes */
 }
 
+/* A chunk's elements, zeros beyond the array; their checksum. */
+static uint32_t fill(const fm_chunking *g, float *room, const float *data, const fm_box *whole,
+                     const fm_box *chunk, const fm_box *cut) {
+    int64_t n = fm_box_numel(g->rank, chunk), from = fm_box_run(g->rank, whole, cut);
+    size_t bytes = (size_t)n * sizeof *room;
+    bool full = fm_box_numel(g->rank, cut) == n;
+    if (full && from >= 0) return fm_fletcher32_copy(room, data + from, bytes);
+    if (!full) memset(room, 0, bytes);
+    fm_box_copy(g->rank, room, chunk, data, whole, cut);
+    return fm_fletcher32(room, bytes);
+}
+
 bool fm_h5_write_chunks(fm_h5 *h, hid_t dataset, const fm_chunking *g, const float *data) {
     fm_box whole = {0}, chunk, cut;
     hsize_t n = 1, start[FM_MAX_DIMS];
@@ -55,9 +67,7 @@ bool fm_h5_write_chunks(fm_h5 *h, hid_t dataset, const fm_chunking *g, const flo
         size_t bytes = (size_t)fm_box_numel(g->rank, &chunk) * sizeof(float);
         float *room = room_for(h, bytes + sizeof(uint32_t));
         if (!room || fm_io_fails(h->env)) return false;
-        if (fm_box_numel(g->rank, &cut) != fm_box_numel(g->rank, &chunk)) memset(room, 0, bytes);
-        fm_box_copy(g->rank, room, &chunk, data, &whole, &cut);
-        uint32_t sum = fm_fletcher32(room, bytes);
+        uint32_t sum = fill(g, room, data, &whole, &chunk, &cut);
         memcpy((char *)room + bytes, &sum, sizeof sum);
         coordinates(g->rank, &chunk, start);
         if (H5Dwrite_chunk(dataset, H5P_DEFAULT, 0, start, bytes + sizeof sum, room) < 0)

@@ -26,6 +26,13 @@ static void random_bytes(fm_ctx *ctx) {
         size_t bytes = n < 200 ? 2 * n : 2 * (fm_mix64(n) % (MOST / 2));
         uint32_t got = fm_fletcher32(data + n % 2, bytes), want = reference(data + n % 2, bytes);
         CHECK(got == want, "%zu bytes: %08x, not %08x", bytes, got, want);
+        static unsigned char copy[MOST + 2];
+        memset(copy, 0x5a, sizeof copy);
+        got = fm_fletcher32_copy(copy + 1, data + n % 2, bytes);
+        CHECK(got == want, "%zu bytes copied: %08x, not %08x", bytes, got, want);
+        CHECK(memcmp(copy + 1, data + n % 2, bytes) == 0 && copy[0] == 0x5a &&
+                  copy[bytes + 1] == 0x5a,
+              "%zu bytes: not copied", bytes);
     }
 }
 
