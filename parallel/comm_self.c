@@ -1,66 +1,45 @@
 #include "parallel/comm.h"
 
-#include <stdlib.h>
-
 /* The group of one rank: sums and gathers are copies, and in place nothing at all. */
 
-static fm_status self_all_reduce(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *x, int64_t n,
-                                 fm_reduce op) {
-    (void)c, (void)ctx, (void)dt, (void)x, (void)n, (void)op;
-    return FM_OK;
-}
-
-static fm_status self_copy(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *y, const void *x,
-                           int64_t n) {
-    (void)c;
+static fm_status start(fm_comm *c, fm_ctx *ctx, const fm_collective *w, void **state) {
+    (void)c, (void)state;
+    size_t size = fm_dtype_size(w->dt);
+    char *y = w->y;
+    const char *x = w->x;
+    int64_t n = w->n;
+    switch (w->kind) {
+    case FM_ALL_GATHER:
+    case FM_REDUCE_SCATTER:
+        break;
+    case FM_ALL_TO_ALL_V:
+        y += (size_t)w->recv_displs[0] * size;
+        x += (size_t)w->send_displs[0] * size;
+        n = w->send_counts[0];
+        break;
+    default:
+        return FM_OK;
+    }
     if (y == x || n == 0) return FM_OK;
-    return FM_KERNEL(ctx, copy, y, x, (size_t)n * fm_dtype_size(dt));
+    return FM_KERNEL(ctx, copy, y, x, (size_t)n * size);
 }
 
-static fm_status self_all_to_all_v(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *y,
-                                   const int64_t *recv_counts, const int64_t *recv_displs,
-                                   const void *x, const int64_t *send_counts,
-                                   const int64_t *send_displs) {
-    FM_CHECK(recv_counts[0] == send_counts[0], FM_ERR_COMM,
-             "all_to_all_v: rank 0 sends itself %lld elements and expects %lld",
-             (long long)send_counts[0], (long long)recv_counts[0]);
-    size_t size = fm_dtype_size(dt);
-    return self_copy(c, ctx, dt, (char *)y + (size_t)recv_displs[0] * size,
-                     (const char *)x + (size_t)send_displs[0] * size, send_counts[0]);
-}
-
-static fm_status self_broadcast(fm_comm *c, fm_ctx *ctx, fm_dtype dt, void *x, int64_t n,
-                                int root) {
-    (void)c, (void)dt, (void)x, (void)n;
-    FM_CHECK(root == 0, FM_ERR_VALUE, "broadcast: root is %d; the group has one rank, 0", root);
-    return FM_OK;
-}
-
-static fm_status self_barrier(fm_comm *c, fm_ctx *ctx) {
+/* Nothing is ever under way. */
+static fm_status test(fm_comm *c, fm_ctx *ctx, void **state) {
     (void)c, (void)ctx;
+    *state = NULL;
     return FM_OK;
 }
 
-static void self_free(fm_comm *c) { free(c); }
+static fm_status split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out) {
+    (void)c, (void)color, (void)key;
+    return fm_comm_self(ctx, out);
+}
+
+static void free_impl(void *impl) { (void)impl; }
+
+static const fm_transport transport = {"self", start, test, split, free_impl};
 
 fm_status fm_comm_self(fm_ctx *ctx, fm_comm **out) {
-    *out = malloc(sizeof **out);
-    FM_CHECK(*out, FM_ERR_OOM, "out of memory: a communicator");
-    **out = (fm_comm){
-        .transport = "self",
-        .rank = 0,
-        .size = 1,
-        .all_reduce = self_all_reduce,
-        .all_gather = self_copy,
-        .reduce_scatter = self_copy,
-        .all_to_all_v = self_all_to_all_v,
-        .broadcast = self_broadcast,
-        .barrier = self_barrier,
-        .free = self_free,
-    };
-    return FM_OK;
-}
-
-void fm_comm_free(fm_comm *c) {
-    if (c) c->free(c);
+    return fm_comm_new(ctx, &transport, NULL, 0, 1, out);
 }

@@ -29,7 +29,7 @@ static fm_status record(fm_ctx *ctx, const char *name, fm_backward_fn backward, 
 static fm_status sum_over_ranks(fm_ctx *ctx, fm_comm *comm, fm_tensor **y, const fm_tensor *x) {
     FM_TRY(fm_tensor_new(ctx, y, x->dtype, x->ndim, x->shape));
     fm_status s = FM_KERNEL(ctx, copy, (*y)->data, x->data, fm_nbytes(x));
-    if (s == FM_OK) s = comm->all_reduce(comm, ctx, x->dtype, (*y)->data, fm_numel(x), FM_SUM);
+    if (s == FM_OK) s = fm_all_reduce_now(comm, ctx, x->dtype, (*y)->data, fm_numel(x), FM_SUM);
     if (s != FM_OK) {
         fm_tensor_free(*y);
         *y = NULL;
@@ -60,7 +60,7 @@ static fm_status all_gather_backward(fm_ctx *ctx, fm_node *node) {
     fm_tensor *x = node->inputs[0], *dy = node->dout[0], *dx;
     if (!dy) return FM_OK;
     FM_TRY(fm_tensor_new(ctx, &dx, dy->dtype, x->ndim, x->shape));
-    fm_status s = comm->reduce_scatter(comm, ctx, dy->dtype, dx->data, dy->data, fm_numel(x));
+    fm_status s = fm_reduce_scatter_now(comm, ctx, dy->dtype, dx->data, dy->data, fm_numel(x));
     if (s == FM_OK) s = fm_grad_pass(ctx, x, dx);
     fm_tensor_free(dx);
     return s;
@@ -73,7 +73,7 @@ fm_status fm_all_gather(fm_ctx *ctx, fm_comm *comm, fm_tensor **y, fm_tensor *x)
     memcpy(shape, x->shape, sizeof shape);
     shape[0] *= comm->size;
     FM_TRY(fm_tensor_new(ctx, y, x->dtype, x->ndim, shape));
-    fm_status s = comm->all_gather(comm, ctx, x->dtype, (*y)->data, x->data, fm_numel(x));
+    fm_status s = fm_all_gather_now(comm, ctx, x->dtype, (*y)->data, x->data, fm_numel(x));
     if (s == FM_OK) s = record(ctx, "all_gather", all_gather_backward, x, *y, &comm, sizeof comm);
     if (s == FM_OK) return FM_OK;
     fm_tensor_free(*y);
@@ -104,8 +104,15 @@ static fm_status send_rows(fm_ctx *ctx, fm_comm *comm, fm_tensor *y, const int64
     FM_CHECK(plan, FM_ERR_OOM, "out of memory: an all_to_all of %d ranks", n);
     lay_out(received, n, row_width(x), plan);
     lay_out(send, n, row_width(x), plan + 2 * n);
-    fm_status s = comm->all_to_all_v(comm, ctx, x->dtype, y->data, plan, plan + n, x->data,
-                                     plan + 2 * n, plan + 3 * n);
+    fm_collective what = {.kind = FM_ALL_TO_ALL_V,
+                          .dt = x->dtype,
+                          .y = y->data,
+                          .x = x->data,
+                          .recv_counts = plan,
+                          .recv_displs = plan + n,
+                          .send_counts = plan + 2 * n,
+                          .send_displs = plan + 3 * n};
+    fm_status s = fm_comm_run(comm, ctx, &what);
     free(plan);
     return s;
 }

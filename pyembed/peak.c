@@ -2,19 +2,13 @@
 #include "pyembed/options.h"
 
 #include "tensor/ops.h"
+#include "tensor/seconds.h"
 
 #include <math.h>
-#include <time.h>
 
 /* Large enough that the product is not bound by memory, small enough to be over at once. */
 enum { SIZE_ON_HOST = 1024, SIZE_ON_GPU = 8192 };
 static const double seconds_to_measure = 0.25;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* FLOP/s of the fastest of some products. The first one makes the library's kernels. */
 static fm_status measure(fm_ctx *ctx, fm_dtype dtype, double *flops) {
@@ -37,12 +31,12 @@ static fm_status measure(fm_ctx *ctx, fm_dtype dtype, double *flops) {
                       .lda = n,
                       .ldb = n,
                       .ldc = n};
-    double best = INFINITY, start = now();
-    for (int i = 0; i < 2 || now() - start < seconds_to_measure; i++) {
-        double t = now();
+    double best = INFINITY, start = fm_seconds();
+    for (int i = 0; i < 2 || fm_seconds() - start < seconds_to_measure; i++) {
+        double t = fm_seconds();
         FM_TRY_GOTO(FM_KERNEL(ctx, gemm, &g));
         FM_TRY_GOTO(ctx->dev->ops->sync(ctx->dev));
-        t = now() - t;
+        t = fm_seconds() - t;
         if (i > 0 && t < best) best = t;
     }
     *flops = 2.0 * (double)n * (double)n * (double)n / best;

@@ -1,9 +1,9 @@
 /* Time per slot of the operation table, and the name of the one that runs. */
 #include "tensor/ctx.h"
+#include "tensor/seconds.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MAX_SLOTS = 96 };
 
@@ -12,12 +12,6 @@ struct fm_profile {
     int n;
     fm_profile_entry entries[MAX_SLOTS];
 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 bool fm_kernel_begin(fm_ctx *ctx, const char *slot, bool there) {
     ctx->op = slot;
@@ -28,7 +22,7 @@ bool fm_kernel_begin(fm_ctx *ctx, const char *slot, bool there) {
     }
     if (ctx->profile) {
         if (!ctx->dev->on_host) ctx->dev->ops->sync(ctx->dev);
-        ctx->profile->started = now();
+        ctx->profile->started = fm_seconds();
     }
     return true;
 }
@@ -37,7 +31,7 @@ fm_status fm_kernel_end(fm_ctx *ctx, fm_status s) {
     fm_profile *p = ctx->profile;
     if (!p || s != FM_OK) return s;
     if (!ctx->dev->on_host) s = ctx->dev->ops->sync(ctx->dev);
-    double seconds = now() - p->started;
+    double seconds = fm_seconds() - p->started;
     int i = 0;
     while (i < p->n && strcmp(p->entries[i].slot, ctx->op) != 0) i++;
     if (i == p->n && p->n < MAX_SLOTS) p->entries[p->n++] = (fm_profile_entry){.slot = ctx->op};

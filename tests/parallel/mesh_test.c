@@ -13,7 +13,7 @@ static void defaults(test *t) {
     fm_comm *comms[] = {m->world_comm, m->tp_comm,  m->dp_comm,
                         m->ep_comm,    m->etp_comm, m->edp_comm};
     for (int i = 0; i < 6; i++)
-        EXPECT(t, comms[i] && comms[i]->size == 1 && strcmp(comms[i]->transport, "self") == 0,
+        EXPECT(t, comms[i] && comms[i]->size == 1 && strcmp(comms[i]->transport->name, "self") == 0,
                "communicator %d", i);
     fm_mesh_free(m);
     fm_mesh_free(NULL);
@@ -57,6 +57,20 @@ static void products_that_overflow(test *t) {
     EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "tp is -2147483648");
 }
 
+/* Of the one rank: `sent` elements of x from `from` on become `received` ones of y from `to` on. */
+static fm_status exchange(fm_comm *c, fm_ctx *ctx, fm_dtype dt, fm_tensor *y, int64_t received,
+                          int64_t to, fm_tensor *x, int64_t sent, int64_t from) {
+    fm_collective w = {.kind = FM_ALL_TO_ALL_V,
+                       .dt = dt,
+                       .y = y->data,
+                       .x = x->data,
+                       .recv_counts = &received,
+                       .recv_displs = &to,
+                       .send_counts = &sent,
+                       .send_displs = &from};
+    return fm_comm_run(c, ctx, &w);
+}
+
 /* Counts are elements: two bytes each here; the maximum over one rank is its own. */
 static void counts_are_elements(test *t) {
     fm_comm *c;
@@ -67,20 +81,19 @@ static void counts_are_elements(test *t) {
     EXPECT_OK(t, fm_comm_self(ctx, &c));
     EXPECT_OK(t, fm_tensor_from_host(ctx, &x, FM_BF16, 1, (int64_t[]){6}, host));
     EXPECT_OK(t, fm_tensor_zeros(ctx, &y, FM_BF16, 1, (int64_t[]){6}));
-    EXPECT_OK(t, c->all_reduce(c, ctx, FM_BF16, x->data, 6, FM_MAX));
-    EXPECT_OK(t, c->all_gather(c, ctx, FM_BF16, y->data, x->data, 4));
+    EXPECT_OK(t, fm_all_reduce_now(c, ctx, FM_BF16, x->data, 6, FM_MAX));
+    EXPECT_OK(t, fm_all_gather_now(c, ctx, FM_BF16, y->data, x->data, 4));
     EXPECT_OK(t, fm_tensor_to_host(ctx, y, got, sizeof got));
     EXPECT(t, memcmp(got, host, 4 * sizeof *got) == 0 && !got[4].bits, "4 elements of 2 bytes");
-    EXPECT_OK(t, c->all_to_all_v(c, ctx, FM_BF16, y->data, (int64_t[]){2}, (int64_t[]){4}, x->data,
-                                 (int64_t[]){2}, (int64_t[]){1}));
+    EXPECT_OK(t, exchange(c, ctx, FM_BF16, y, 2, 4, x, 2, 1));
     EXPECT_OK(t, fm_tensor_to_host(ctx, y, got, sizeof got));
     EXPECT(t,
            got[3].bits == host[3].bits && got[4].bits == host[1].bits &&
                got[5].bits == host[2].bits,
            "displacements of 2 bytes an element");
     /* nothing at all, and a gather in place */
-    EXPECT_OK(t, c->reduce_scatter(c, ctx, FM_BF16, y->data, x->data, 0));
-    EXPECT_OK(t, c->all_gather(c, ctx, FM_BF16, x->data, x->data, 6));
+    EXPECT_OK(t, fm_reduce_scatter_now(c, ctx, FM_BF16, y->data, x->data, 0));
+    EXPECT_OK(t, fm_all_gather_now(c, ctx, FM_BF16, x->data, x->data, 6));
     EXPECT_OK(t, fm_tensor_to_host(ctx, x, got, sizeof got));
     EXPECT(t, memcmp(got, host, sizeof host) == 0, "in place");
     fm_tensor_free(x);
@@ -96,29 +109,26 @@ static void collectives(test *t) {
     float got[5] = {0};
     EXPECT_OK(t, fm_comm_self(ctx, &c));
     EXPECT_OK(t, fm_tensor_from_host(ctx, &x, FM_F32, 1, (int64_t[]){5}, host));
-    EXPECT_OK(t, c->all_reduce(c, ctx, FM_F32, x->data, 5, FM_SUM));
-    EXPECT_OK(t, c->broadcast(c, ctx, FM_F32, x->data, 5, 0));
-    EXPECT_OK(t, c->barrier(c, ctx));
+    EXPECT_OK(t, fm_all_reduce_now(c, ctx, FM_F32, x->data, 5, FM_SUM));
+    EXPECT_OK(t, fm_broadcast_now(c, ctx, FM_F32, x->data, 5, 0));
+    EXPECT_OK(t, fm_barrier_now(c, ctx));
     EXPECT_OK(t, fm_tensor_to_host(ctx, x, got, sizeof got));
     EXPECT(t, memcmp(got, host, sizeof host) == 0, "in place: the same");
     EXPECT_OK(t, fm_tensor_zeros(ctx, &y, FM_F32, 1, (int64_t[]){5}));
-    EXPECT_OK(t, c->all_gather(c, ctx, FM_F32, y->data, x->data, 5));
+    EXPECT_OK(t, fm_all_gather_now(c, ctx, FM_F32, y->data, x->data, 5));
     EXPECT_OK(t, fm_tensor_to_host(ctx, y, got, sizeof got));
     EXPECT(t, memcmp(got, host, sizeof host) == 0, "gathered");
     EXPECT_OK(t, fm_tensor_zero(ctx, y));
-    EXPECT_OK(t, c->reduce_scatter(c, ctx, FM_F32, y->data, x->data, 5));
+    EXPECT_OK(t, fm_reduce_scatter_now(c, ctx, FM_F32, y->data, x->data, 5));
     EXPECT_OK(t, fm_tensor_to_host(ctx, y, got, sizeof got));
     EXPECT(t, memcmp(got, host, sizeof host) == 0, "scattered");
     EXPECT_OK(t, fm_tensor_zero(ctx, y));
-    EXPECT_OK(t, c->all_to_all_v(c, ctx, FM_F32, y->data, (int64_t[]){3}, (int64_t[]){1}, x->data,
-                                 (int64_t[]){3}, (int64_t[]){2}));
+    EXPECT_OK(t, exchange(c, ctx, FM_F32, y, 3, 1, x, 3, 2));
     EXPECT_OK(t, fm_tensor_to_host(ctx, y, got, sizeof got));
     EXPECT(t, got[0] == 0 && got[1] == 3 && got[3] == 5 && got[4] == 0, "displaced");
-    EXPECT_ERROR(t,
-                 c->all_to_all_v(c, ctx, FM_F32, y->data, (int64_t[]){3}, (int64_t[]){0}, x->data,
-                                 (int64_t[]){2}, (int64_t[]){0}),
-                 FM_ERR_COMM, "sends itself 2", "expects 3");
-    EXPECT_ERROR(t, c->broadcast(c, ctx, FM_F32, x->data, 5, 1), FM_ERR_VALUE, "root is 1");
+    EXPECT_ERROR(t, exchange(c, ctx, FM_F32, y, 3, 0, x, 2, 0), FM_ERR_VALUE, "sends itself 2",
+                 "expects 3");
+    EXPECT_ERROR(t, fm_broadcast_now(c, ctx, FM_F32, x->data, 5, 1), FM_ERR_VALUE, "root is 1");
     fm_tensor_free(x);
     fm_tensor_free(y);
     fm_comm_free(c);

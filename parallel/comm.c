@@ -1,0 +1,199 @@
+#include "parallel/comm.h"
+#include "tensor/seconds.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <time.h>
+
+const char *fm_collective_name(fm_collective_kind kind) {
+    static const char *const names[] = {
+#define FM_COLLECTIVE_NAME(kind, name) name,
+        FM_COLLECTIVE_MAP(FM_COLLECTIVE_NAME)
+#undef FM_COLLECTIVE_NAME
+    };
+    return names[kind];
+}
+
+fm_status fm_comm_new(fm_ctx *ctx, const fm_transport *transport, void *impl, int rank, int size,
+                      fm_comm **out) {
+    *out = calloc(1, sizeof **out);
+    if (!*out) {
+        transport->free(impl);
+        return fm_fail(&ctx->error, FM_ERR_OOM, "out of memory: a communicator");
+    }
+    (*out)->transport = transport;
+    (*out)->impl = impl;
+    (*out)->rank = rank;
+    (*out)->size = size;
+    return FM_OK;
+}
+
+void fm_comm_free(fm_comm *c) {
+    if (!c) return;
+    c->transport->free(c->impl);
+    free(c);
+}
+
+fm_status fm_comm_split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out) {
+    FM_TRY(c->transport->split(c, ctx, color, key, out));
+    (*out)->time_limit = c->time_limit;
+    (*out)->checked = c->checked;
+    return FM_OK;
+}
+
+/* ---- what is asked for */
+
+static fm_status check_parts(const fm_comm *c, fm_ctx *ctx, const fm_collective *w) {
+    for (int i = 0; i < c->size; i++)
+        FM_CHECK(w->recv_counts[i] >= 0 && w->send_counts[i] >= 0, FM_ERR_VALUE,
+                 "all_to_all_v: counts of rank %d are %lld sent and %lld received; at least 0 are "
+                 "allowed",
+                 i, (long long)w->send_counts[i], (long long)w->recv_counts[i]);
+    FM_CHECK(w->recv_counts[c->rank] == w->send_counts[c->rank], FM_ERR_VALUE,
+             "all_to_all_v: rank %d sends itself %lld elements and expects %lld", c->rank,
+             (long long)w->send_counts[c->rank], (long long)w->recv_counts[c->rank]);
+    return FM_OK;
+}
+
+static fm_status check(const fm_comm *c, fm_ctx *ctx, const fm_collective *w) {
+    const char *name = fm_collective_name(w->kind);
+    bool paired = w->kind == FM_SEND || w->kind == FM_RECV;
+    FM_CHECK(w->n >= 0, FM_ERR_VALUE, "%s: n is %lld; at least 0 is allowed", name,
+             (long long)w->n);
+    if (w->kind == FM_BROADCAST || paired)
+        FM_CHECK(w->peer >= 0 && w->peer < c->size, FM_ERR_VALUE,
+                 "%s: %s is %d; the group's ranks are 0 to %d", name, paired ? "peer" : "root",
+                 w->peer, c->size - 1);
+    if (paired) {
+        FM_CHECK(w->peer != c->rank, FM_ERR_VALUE, "%s: peer is %d, the rank itself", name,
+                 w->peer);
+        FM_CHECK(w->tag >= 0 && w->tag <= FM_TAG_MAX, FM_ERR_VALUE,
+                 "%s: tag is %d; 0 to %d are allowed", name, w->tag, FM_TAG_MAX);
+    }
+    return w->kind == FM_ALL_TO_ALL_V ? check_parts(c, ctx, w) : FM_OK;
+}
+
+int64_t fm_collective_bytes(const fm_comm *c, const fm_collective *w) {
+    int64_t others = c->size - 1, elements = 0;
+    switch (w->kind) {
+    case FM_ALL_REDUCE:
+        elements = 2 * w->n * others / c->size;
+        break;
+    case FM_ALL_GATHER:
+    case FM_REDUCE_SCATTER:
+        elements = w->n * others;
+        break;
+    case FM_ALL_TO_ALL_V:
+        for (int i = 0; i < c->size; i++) elements += i == c->rank ? 0 : w->send_counts[i];
+        break;
+    case FM_BROADCAST:
+        elements = others > 0 && c->rank != (w->peer + c->size - 1) % c->size ? w->n : 0;
+        break;
+    case FM_SEND:
+        elements = w->n;
+        break;
+    case FM_RECV:
+    case FM_BARRIER:
+    case FM_COLLECTIVE_KINDS:
+        break;
+    }
+    return elements * (int64_t)fm_dtype_size(w->dt);
+}
+
+/* ---- waiting */
+
+/* First gives the processor to whoever wants it, then sleeps: on a machine with as many ranks as cores
+ * a rank that spins takes the time of the one it waits for. */
+static void rest(int turn) {
+    enum { YIELDS = 100, SHORT_NS = 10000, LONG_NS = 200000 };
+    if (turn < YIELDS) {
+        sched_yield();
+        return;
+    }
+    long ns = (long)SHORT_NS * (1 + (turn - YIELDS) / 10);
+    nanosleep(&(struct timespec){.tv_nsec = ns < LONG_NS ? ns : LONG_NS}, NULL);
+}
+
+static fm_status finish(fm_comm *c, fm_ctx *ctx, const fm_collective *what, uint64_t number,
+                        void **state) {
+    double started = fm_seconds();
+    for (int turn = 0; *state; turn++) {
+        FM_TRY(c->transport->test(c, ctx, state));
+        if (!*state) break;
+        double waited = fm_seconds() - started;
+        FM_CHECK(c->time_limit <= 0 || waited <= c->time_limit, FM_ERR_COMM,
+                 "%s number %llu of rank %d of %d is not complete after %.1f s, the time limit",
+                 fm_collective_name(what->kind), (unsigned long long)number, c->rank, c->size,
+                 waited);
+        rest(turn);
+    }
+    c->stats[what->kind].waited += fm_seconds() - started;
+    return FM_OK;
+}
+
+/* ---- the same on every rank? */
+
+enum { SIGNATURE = 6 };
+
+static void sign(const fm_comm *c, const fm_collective *w, int64_t *s) {
+    s[0] = w->kind, s[1] = w->dt, s[2] = w->op;
+    s[3] = w->kind == FM_ALL_TO_ALL_V ? 0 : w->n; /* there the ranks differ by right */
+    s[4] = (int64_t)c->started;
+    s[5] = w->kind == FM_BROADCAST ? w->peer : 0;
+}
+
+/* Everybody tells everybody what he is about to do. */
+static fm_status compare(fm_comm *c, fm_ctx *ctx, const fm_collective *w) {
+    int64_t mine[SIGNATURE], *all = malloc(sizeof mine * (size_t)c->size);
+    FM_CHECK(all, FM_ERR_OOM, "out of memory: comparing %d ranks", c->size);
+    sign(c, w, mine);
+    fm_collective gather = {
+        .kind = FM_ALL_GATHER, .dt = FM_I64, .y = all, .x = mine, .n = SIGNATURE};
+    void *state = NULL;
+    fm_status status = c->transport->start(c, ctx, &gather, &state);
+    if (status == FM_OK) status = finish(c, ctx, w, c->started, &state);
+    for (int r = 0; status == FM_OK && r < c->size; r++) {
+        const int64_t *s = all + r * SIGNATURE;
+        bool same = true;
+        for (int i = 0; i < SIGNATURE; i++) same = same && s[i] == mine[i];
+        if (same) continue;
+        status = fm_fail(
+            &ctx->error, FM_ERR_COMM,
+            "rank %d starts %s number %llu of %lld %s, rank %d starts %s number %lld of "
+            "%lld %s: all ranks must start the same",
+            c->rank, fm_collective_name(w->kind), (unsigned long long)c->started, (long long)w->n,
+            fm_dtype_name(w->dt), r, fm_collective_name((fm_collective_kind)s[0]), (long long)s[4],
+            (long long)s[3], fm_dtype_name((fm_dtype)s[1]));
+    }
+    free(all);
+    return status;
+}
+
+/* ---- the three calls */
+
+fm_status fm_comm_start(fm_comm *c, fm_ctx *ctx, const fm_collective *what, fm_request *r) {
+    *r = (fm_request){c, *what, ++c->started, NULL};
+    FM_TRY(check(c, ctx, what));
+    if (c->checked && c->size > 1 && what->kind != FM_SEND && what->kind != FM_RECV)
+        FM_TRY(compare(c, ctx, what));
+    c->stats[what->kind].calls++;
+    c->stats[what->kind].bytes += fm_collective_bytes(c, what);
+    return c->transport->start(c, ctx, what, &r->state);
+}
+
+fm_status fm_comm_test(fm_request *r, fm_ctx *ctx, bool *done) {
+    *done = true;
+    if (r->state) FM_TRY(r->comm->transport->test(r->comm, ctx, &r->state));
+    *done = !r->state;
+    return FM_OK;
+}
+
+fm_status fm_comm_wait(fm_request *r, fm_ctx *ctx) {
+    return r->state ? finish(r->comm, ctx, &r->what, r->number, &r->state) : FM_OK;
+}
+
+fm_status fm_comm_run(fm_comm *c, fm_ctx *ctx, const fm_collective *what) {
+    fm_request r;
+    FM_TRY(fm_comm_start(c, ctx, what, &r));
+    return fm_comm_wait(&r, ctx);
+}

@@ -1,0 +1,147 @@
+/* MPI's start and end, and the thread that moves messages on while the ranks compute. */
+#ifdef FM_HAVE_MPI
+#include "parallel/mpi_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+fm_status fm_mpi_check(fm_error *err, int code, const char *what) {
+    if (code == MPI_SUCCESS) return FM_OK;
+    char text[MPI_MAX_ERROR_STRING + 1] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    return fm_fail(err, FM_ERR_COMM, "%s: MPI: %s", what, text);
+}
+
+/* MPI has no bfloat16: two bytes each, added in float32 and rounded at every addition. */
+static void add_bf16(void *in, void *inout, int *n, MPI_Datatype *type) {
+    (void)type;
+    const fm_bf16 *x = in;
+    fm_bf16 *y = inout;
+    for (int i = 0; i < *n; i++) y[i] = fm_f32_to_bf16(fm_bf16_to_f32(x[i]) + fm_bf16_to_f32(y[i]));
+}
+
+static void max_bf16(void *in, void *inout, int *n, MPI_Datatype *type) {
+    (void)type;
+    const fm_bf16 *x = in;
+    fm_bf16 *y = inout;
+    for (int i = 0; i < *n; i++)
+        if (fm_bf16_to_f32(x[i]) > fm_bf16_to_f32(y[i])) y[i] = x[i];
+}
+
+/* Any call moves everything on; this one looks for a message that nobody sends. */
+static void *move_on(void *arg) {
+    fm_mpi *m = arg;
+    pthread_mutex_lock(&m->lock);
+    while (!m->stop) {
+        if (m->under_way == 0) {
+            pthread_cond_wait(&m->wake, &m->lock);
+            continue;
+        }
+        int found;
+        MPI_Iprobe(0, 0, MPI_COMM_SELF, &found, MPI_STATUS_IGNORE);
+        pthread_mutex_unlock(&m->lock);
+        nanosleep(&(struct timespec){.tv_nsec = m->interval_ns}, NULL);
+        pthread_mutex_lock(&m->lock);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return NULL;
+}
+
+static fm_status start_mpi(fm_mpi *m, fm_error *err, int *provided) {
+    FM_TRY(
+        fm_mpi_check(err, MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, provided), "start"));
+    /* Errors come back as values, from here on. */
+    FM_TRY(fm_mpi_check(err, MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "start"));
+    FM_TRY(fm_mpi_check(err, MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN), "start"));
+    FM_TRY(fm_mpi_check(err, MPI_Op_create(add_bf16, 1, &m->bf16_sum), "start"));
+    return fm_mpi_check(err, MPI_Op_create(max_bf16, 1, &m->bf16_max), "start");
+}
+
+fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out) {
+    enum { USUAL_NS = 200000 };
+    *out = NULL;
+    fm_mpi *m = calloc(1, sizeof *m);
+    if (!m) return fm_fail(err, FM_ERR_OOM, "out of memory: MPI's state");
+    m->count_limit = config->count_limit > 0 ? config->count_limit : (int64_t)1 << 30;
+    m->interval_ns = config->progress > 0 ? (long)(1e9 * config->progress) : USUAL_NS;
+    int provided = MPI_THREAD_SINGLE;
+    fm_status s = start_mpi(m, err, &provided);
+    if (s == FM_OK && pthread_mutex_init(&m->lock, NULL) != 0)
+        s = fm_fail(err, FM_ERR_COMM, "MPI: no lock could be made");
+    if (s == FM_OK && pthread_cond_init(&m->wake, NULL) != 0)
+        s = fm_fail(err, FM_ERR_COMM, "MPI: no condition variable could be made");
+    if (s != FM_OK) {
+        free(m);
+        return s;
+    }
+    /* An MPI without threads works as well, with less overlap: waits move on what is under way. */
+    m->threaded = config->progress >= 0 && provided >= MPI_THREAD_SERIALIZED &&
+                  pthread_create(&m->thread, NULL, move_on, m) == 0;
+    *out = m;
+    return FM_OK;
+}
+
+void fm_mpi_stop(fm_mpi *m) {
+    if (!m) return;
+    if (m->threaded) {
+        pthread_mutex_lock(&m->lock);
+        m->stop = true;
+        pthread_cond_signal(&m->wake);
+        pthread_mutex_unlock(&m->lock);
+        pthread_join(m->thread, NULL);
+    }
+    MPI_Op_free(&m->bf16_sum);
+    MPI_Op_free(&m->bf16_max);
+    MPI_Finalize();
+    pthread_cond_destroy(&m->wake);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}
+
+void fm_mpi_abort(fm_mpi *m, int status) {
+    (void)m; /* whoever holds the lock may hang: this is the way out all the same */
+    MPI_Abort(MPI_COMM_WORLD, status);
+    abort();
+}
+
+const char *fm_mpi_library(void) {
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    if (MPI_Get_library_version(text, &length) != MPI_SUCCESS) return "unknown";
+    text[strcspn(text, "\n")] = 0;
+    return text;
+}
+
+#else
+#include "parallel/mpi.h"
+
+#include <stdlib.h>
+
+/* Built without MPI: one rank, and words for whoever asks for more. */
+
+fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out) {
+    (void)config;
+    *out = NULL;
+    return fm_fail(err, FM_ERR_UNSUPPORTED,
+                   "this program was built without MPI: install OpenMPI or MPICH with its headers "
+                   "and build again");
+}
+
+void fm_mpi_stop(fm_mpi *m) { (void)m; }
+
+void fm_mpi_abort(fm_mpi *m, int status) {
+    (void)m;
+    exit(status);
+}
+
+fm_status fm_comm_mpi(fm_mpi *m, fm_ctx *ctx, fm_comm **out) {
+    (void)m;
+    *out = NULL;
+    return fm_fail(&ctx->error, FM_ERR_UNSUPPORTED, "this program was built without MPI");
+}
+
+const char *fm_mpi_library(void) { return "none"; }
+#endif
