@@ -1,7 +1,8 @@
 """fm_cc_library, fm_cc_binary, fm_cc_test: the C rules with fmoe's options."""
 
-load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
+load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library")
 load("//bazel:copts.bzl", "FM_COPTS", "FM_LINKOPTS")
+load("//bazel:old_bazel.bzl", "cc_test", "if_compatible")
 load("//bazel:skip.bzl", "skipped_where", "test_tags")
 
 def fm_cc_library(name, copts = [], linkopts = [], **kwargs):
@@ -17,7 +18,7 @@ def fm_cc_binary(name, copts = [], linkopts = [], **kwargs):
         name = name,
         copts = FM_COPTS + copts,
         linkopts = FM_LINKOPTS + linkopts,
-        **kwargs
+        **if_compatible(**kwargs)
     )
 
 def fm_cc_test(name, omp_threads = 1, disabled = None, needs = [], copts = [], linkopts = [], deps = [], env = {}, tags = [], size = "small", **kwargs):

@@ -6,6 +6,7 @@ were read, and a change to the others does not rebuild the object.
 
 load("@bazel_tools//tools/cpp:toolchain_utils.bzl", "find_cpp_toolchain")
 load("@cuda//:defs.bzl", "CUDA_CODES", "CUDA_FOUND", "CUDA_NOTE")
+load("//bazel:old_bazel.bzl", "if_compatible", "select_compatible")
 
 StringSetting = provider(fields = ["value"])
 
@@ -119,7 +120,7 @@ def _cuda_library_impl(ctx):
         cc_common.merge_cc_infos(direct_cc_infos = [own], cc_infos = [d[CcInfo] for d in ctx.attr.deps]),
     ]
 
-cuda_library = rule(
+_cuda_library = rule(
     implementation = _cuda_library_impl,
     attrs = {
         "srcs": attr.label_list(allow_files = [".cu"]),
@@ -139,14 +140,20 @@ cuda_library = rule(
     toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
 )
 
-def if_cuda(yes, no = []):
-    """yes where CUDA is used: found and not turned off, or asked for."""
-    return select({
+def cuda_library(name, **kwargs):
+    _cuda_library(name = name, **if_compatible(**kwargs))
+
+def _branches(yes, no):
+    return {
         "//bazel:cuda_off": no,
         "//bazel:cuda_on": yes,
         "//conditions:default": yes if CUDA_FOUND else no,
-    })
+    }
+
+def if_cuda(yes, no = []):
+    """yes where CUDA is used: found and not turned off, or asked for."""
+    return select(_branches(yes, no))
 
 def needs_cuda():
     """For target_compatible_with: the target is skipped where CUDA is not used."""
-    return if_cuda([], ["//bazel:never"])
+    return select_compatible(_branches([], ["//bazel:never"]))

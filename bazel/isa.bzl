@@ -52,7 +52,7 @@ def isa_library(name, srcs, hdrs = [], deps = [], copts = [], local_defines = []
         hdrs = hdrs,
         tags = tags,
         deps = select({
-            "@platforms//cpu:x86_64": [name + "_v2", name + "_v3", name + "_v4"],
+            "//bazel:x86_64": [name + "_v2", name + "_v3", name + "_v4"],
             # aarch64 and the rest: never built by us so far.
             "//conditions:default": [name + "_generic"],
         }) + deps,

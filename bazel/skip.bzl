@@ -4,6 +4,7 @@ load("@mpi//:defs.bzl", "MPI_FOUND")
 load("@nccl//:defs.bzl", "NCCL_FOUND")
 load("@python//:defs.bzl", "PYTHON_MODULES")
 load("//bazel:cuda.bzl", "needs_cuda")
+load("//bazel:old_bazel.bzl", "select_compatible")
 
 _HAVE = {
     "h5py": "h5py" in PYTHON_MODULES,
@@ -30,7 +31,7 @@ def skipped_where(needs, disabled = None):
         return ["//bazel:never"]
     result = needs_cuda() if "cuda" in needs else []
     if disabled:
-        result = result + select({
+        result = result + select_compatible({
             "//bazel:run_disabled_tests": [],
             "//conditions:default": ["//bazel:disabled"],
         })

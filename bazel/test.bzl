@@ -1,6 +1,6 @@
 """Tests that are Python scripts: run by //:train itself, or by the host's Python."""
 
-load("@rules_shell//shell:sh_test.bzl", "sh_test")
+load("//bazel:old_bazel.bzl", "sh_test")
 load("//bazel:skip.bzl", "skipped_where", "test_tags")
 
 def train_test(name, script, ranks = 1, omp_threads = 1, needs = [], disabled = None, args = [], data = [], env = {}, tags = [], size = "small", **kwargs):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes this machine ready to build and test fmoe: installs what is missing (Debian 12,
-# Ubuntu 24.04, by apt-get) and pins one Python in user.bazelrc.
+# Ubuntu 22.04 and 24.04, by apt-get) and pins one Python in user.bazelrc.
 #
 #   tools/setup.sh
 #
@@ -130,7 +130,8 @@ look() {
 
 # ---------------------------------------------------------------- Bazel's version
 
-bazel_needed=4.2
+# bazel/old_bazel.bzl makes up for what 3.5 lacks of 4.2.
+bazel_needed=3.5
 
 bazel_version() {
   # Debian's reports no version of its own.
@@ -143,8 +144,8 @@ check_bazel_version() { # check_bazel_version VERSION WHOSE
     die "$2 is version $1; $bazel_needed or later is needed. Ubuntu 22.04 packages 3.5, Ubuntu 24.04 and Debian 12 package 4.2. Elsewhere Bazelisk with USE_BAZEL_VERSION=4.2.4 gets one (not tested here)"
   fi
   case $1 in
-    4.*) ;;
-    *) say "bazel is version $1; fmoe is tested with 4.2 alone" ;;
+    3.5.* | 4.2.*) ;;
+    *) say "bazel is version $1; fmoe is tested with 3.5 and 4.2 alone" ;;
   esac
 }
 
@@ -183,7 +184,7 @@ install_missing() {
     apt-cache show "$name" >/dev/null 2>&1 || unknown+=("$name")
   done
   if [ ${#unknown[@]} -gt 0 ]; then
-    die "apt knows no package ${unknown[*]}. Debian 12 has it in main, Ubuntu 24.04 in universe: add-apt-repository universe (package software-properties-common), then run this again"
+    die "apt knows no package ${unknown[*]}. Debian 12 has it in main, Ubuntu in universe: add-apt-repository universe (package software-properties-common), then run this again"
   fi
   if ! has bazel; then
     check_bazel_version "$(apt-cache policy bazel-bootstrap | awk '/Candidate:/ {print $2}')" "apt's bazel-bootstrap"
@@ -200,7 +201,7 @@ install_missing() {
 # ---------------------------------------------------------------- user.bazelrc
 
 write_bazelrc() {
-  local begin='# >>> written by tools/setup.sh; it replaces the lines up to <<<' end='# <<<' command new
+  local begin='# >>> written by tools/setup.sh; it replaces the lines up to <<<' end='# <<<' command commands new
   new=$(mktemp user.bazelrc.XXXXXX)
   if [ -e user.bazelrc ]; then
     awk -v b="$begin" -v e="$end" '$0 == b {skip = 1} !skip {print} skip && $0 == e {skip = 0}' user.bazelrc >"$new"
@@ -208,7 +209,9 @@ write_bazelrc() {
   {
     echo "$begin"
     # Every command that fetches: a query with another Python would fetch anew.
-    for command in build query fetch sync; do
+    commands=(build query fetch sync)
+    [[ $(bazel_version) != 3.* ]] || commands=(build) # its others do not take it
+    for command in "${commands[@]}"; do
       echo "$command --repo_env=PYTHON=$python"
     done
     [ "${CI:-}" != true ] || echo 'build --config=ci'
