@@ -3,41 +3,41 @@
     bazel run //:train -- examples/pretrain_gpt.py --data corpus/ --num-experts 8 --out runs/first
 
 Tokens are bytes. Every option of fmoe.GPT and fmoe.MoE is an option here, under the same name. Run
-it again with the same --out and it goes on.
+it again with the same --out and it goes on. Ctrl-C and SIGTERM stop it after the step, saved; its
+exit status is then 128 + the signal's number (130, 143).
 """
 
 import argparse
 import math
 import os
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import fmoe
 
 # What the command line's defaults are where the classes have none.
 GPT_DEFAULTS = {"vocab_size": 256, "n_layer": 4, "d_model": 256, "n_head": 8, "seq_len": 256}
-MOE_DEFAULTS = {"d_hidden": None}
+
+Flags = dict[str, str]  # an argument of a class -> the option that gives it
 
 
 def add_options(
-    group: Any,
-    cls: Any,
-    defaults: dict[str, Any],
-    prefix: str = "",
-    taken: Sequence[str] = (),
-) -> list[str]:
-    """An option for each argument of `cls` that a command line can give; returns their names.
+    group: Any, cls: Any, defaults: dict[str, Any], prefix: str = "", taken: Sequence[str] = ()
+) -> Flags:
+    """An option for each argument of `cls` that a command line can give, None where it is not given.
     Those that are taken get the prefix."""
-    names = []
+    flags = {}
     for row in cls.options():
         name, default = row["name"], defaults.get(row["name"], row["default"])
         if name in ("moe", "mesh"):
             continue
-        names.append(name)
         flag = "--" + (prefix * (name in taken) + name).replace("_", "-")
+        flags[name] = flag
         text = row["doc"] + ("" if default is None else f" (default: {default})")
-        text = text.replace("%", "%%")
-        options: dict[str, Any] = {"dest": prefix + name, "default": default, "help": text}
+        options: dict[str, Any] = {"dest": prefix + name, "help": text.replace("%", "%%")}
         if row["type"] == "bool":
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
             continue
@@ -45,8 +45,18 @@ def add_options(
             options["type"] = layers
         elif row["type"].startswith(("int", "float")):
             options["type"] = int if row["type"].startswith("int") else float
-        group.add_argument(flag, choices=row["choices"] or None, metavar=name.upper(), **options)
-    return names
+        if row["choices"]:
+            options["choices"] = row["choices"]
+        else:
+            options["metavar"] = name.upper()
+        group.add_argument(flag, **options)
+    return flags
+
+
+def add_option(group: Any, name: str, text: str, default: Any = None, **more: Any) -> None:
+    if default is not None:
+        text += " (default: %(default)s)"
+    group.add_argument(name, default=default, help=text.lstrip(), **more)
 
 
 def layers(text: str) -> int | list[int]:
@@ -55,50 +65,90 @@ def layers(text: str) -> int | list[int]:
     return numbers if "," in text else numbers[0]
 
 
-def parse() -> tuple[argparse.Namespace, list[str], list[str]]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    run = parser.add_argument_group("the run")
-    run.add_argument(
-        "--data", help="a text file, or a folder of them (default: Python's standard library)"
-    )
-    run.add_argument("--pattern", help="of a folder, the files to take: '*.txt' (default: all)")
-    run.add_argument("--out", help="folder of checkpoints and metrics (default: nothing is saved)")
-    run.add_argument("--metrics", help="file of JSON lines (default: metrics.jsonl in --out)")
-    run.add_argument("--steps", type=int, default=1000, help="optimiser steps in all")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    run.add_argument("--seed", type=int, default=0, help="of weights, order of samples, noise")
-    run.add_argument("--batch-size", type=int, default=16, help="sequences of a step")
-    run.add_argument("--micro-batches", type=int, default=1, help="parts of a step's batch")
-    run.add_argument("--valid", type=float, default=0.01, help="share kept for evaluation")
-    run.add_argument("--eval-every", type=int, help="steps (default: at the end)")
-    run.add_argument("--save-every", type=int, default=200, help="steps")
-    run.add_argument("--keep-last", type=int, default=3, help="checkpoints that are kept")
-    run.add_argument("--log-every", type=int, default=10, help="steps")
-    run.add_argument("--max-skipped-steps", type=int, default=0, help="non-finite ones in a row")
-    run.add_argument("--sample", default="", help="a text that is continued at the end")
+def at_least(low: int) -> Callable[[str], int]:
+    """The type of an option that counts."""
 
-    opt = parser.add_argument_group("the optimiser")
-    opt.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
-    opt.add_argument("--lr", type=float, default=1e-3, help="base learning rate")
-    opt.add_argument("--betas", type=float, nargs=2, default=(0.9, 0.95), help="of AdamW")
-    opt.add_argument("--momentum", type=float, default=0.9, help="of SGD")
-    opt.add_argument("--weight-decay", type=float, default=0.1)
-    opt.add_argument("--clip-grad-norm", type=float, default=1.0, help="0: never")
+    def count(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: {low} and more is")
+        return int(text)
+
+    return count
+
+
+def parse() -> tuple[argparse.Namespace, Flags, Flags]:
+    parser = argparse.ArgumentParser(
+        usage="pretrain_gpt.py [options]   (--help lists them)",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    one, none = at_least(1), at_least(0)
+    add = partial(add_option, parser.add_argument_group("the run"))
+    add("--data", "a text file, or a folder of them (default: Python's standard library)")
+    add("--pattern", "of a folder, the files to take: '*.txt' (default: all)")
+    add("--exclude", "of a folder, the files and folders to leave out: 'test*' (default: none)")
+    add("--out", "folder of checkpoints and metrics (default: nothing is saved)")
+    add("--metrics", "file of JSON lines (default: metrics.jsonl in --out)")
+    add("--steps", "optimiser steps in all", 1000, type=one)
+    add("--device", "auto, cpu, cuda or cuda:N", "auto")
+    add("--seed", "of weights, order of samples, noise", 0, type=none)
+    add("--batch-size", "sequences of a step", 16, type=one)
+    add("--micro-batches", "parts of a step's batch", 1, type=one)
+    add("--valid", "share kept for evaluation; 0: none", 0.01, type=float)
+    add("--eval-every", "steps (default: at the end)", type=one)
+    add("--save-every", "steps (default: 200)", type=one)
+    add("--keep-last", "checkpoints that are kept (default: 3)", type=one)
+    add("--log-every", "steps", 10, type=one)
+    add("--max-skipped-steps", "non-finite ones in a row", 0, type=none)
+    add("--sample", "a text that is continued at the end")
+
+    add = partial(add_option, parser.add_argument_group("the optimiser"))
+    add("--optimizer", "", "adamw", choices=("adamw", "sgd"))
+    add("--lr", "base learning rate", 1e-3, type=float)
+    add("--betas", "of AdamW", (0.9, 0.95), type=float, nargs=2, metavar=("BETA1", "BETA2"))
+    add("--momentum", "of SGD", 0.9, type=float)
+    add("--weight-decay", "", 0.1, type=float)
+    add("--clip-grad-norm", "0: never", 1.0, type=float)
     schedules = ("cosine", "linear", "constant", "wsd", "inverse_sqrt")
-    opt.add_argument("--schedule", choices=schedules, default="cosine")
-    opt.add_argument("--warmup", type=int, help="steps (default: a tenth, at most 100)")
-    opt.add_argument("--decay", type=int, help="wsd: last steps (default: a fifth)")
-    opt.add_argument("--final", type=float, default=0.1, help="of the rate, at the end")
+    add("--schedule", "", "cosine", choices=schedules)
+    add("--warmup", "steps (default: a tenth, at most 100)", type=none)
+    add("--decay", "wsd: last steps (default: a fifth)", type=none)
+    add("--final", "of the rate, at the end", 0.1, type=float)
 
     gpt = add_options(parser.add_argument_group("the model (fmoe.GPT)"), fmoe.GPT, GPT_DEFAULTS)
     group = parser.add_argument_group(
         "Mixture of Experts (fmoe.MoE); --num-experts turns it on. Where the model has an option "
         "of the same name, it is --moe-NAME"
     )
-    moe = add_options(group, fmoe.MoE, MOE_DEFAULTS, prefix="moe_", taken=gpt)
-    return parser.parse_args(), gpt, moe
+    moe = add_options(group, fmoe.MoE, {}, prefix="moe_", taken=gpt)
+    a = parser.parse_args()
+    for name in ("data", "out", "metrics"):
+        path = getattr(a, name)
+        setattr(a, name, path and os.path.expanduser(path))
+    wrong = contradiction(a, moe)
+    if wrong:
+        parser.error(wrong)
+    return a, gpt, moe
+
+
+def contradiction(a: argparse.Namespace, moe: Flags) -> str | None:
+    """What was asked for and would not be done; None: nothing."""
+    if a.moe_num_experts is None:
+        for name, flag in moe.items():
+            if getattr(a, "moe_" + name) is not None:
+                return f"{flag} is an option of experts, and the model is dense: give --num-experts"
+    if not a.out and a.save_every is not None:
+        return "--save-every needs --out, the folder to save to"
+    if not a.out and a.keep_last is not None:
+        return "--keep-last needs --out, the folder of the checkpoints"
+    if not a.valid and a.eval_every is not None:
+        return "--eval-every needs a --valid above 0: there is nothing to evaluate"
+    if a.sample and a.vocab_size not in (None, 256):
+        return f"--sample prints bytes, for which --vocab-size is 256, not {a.vocab_size}"
+    for flag in ("pattern", "exclude"):
+        if getattr(a, flag) is not None and (a.data is None or os.path.isfile(a.data)):
+            return f"--{flag} chooses among the files of a folder: --data must name one"
+    return None
 
 
 def make_schedule(a: argparse.Namespace) -> fmoe.Schedule:
@@ -127,47 +177,58 @@ def make_optimizer(a: argparse.Namespace, model: fmoe.GPT) -> fmoe.Optimizer:
     return fmoe.AdamW(model, betas=tuple(a.betas), **common)
 
 
-def make_model(a: argparse.Namespace, gpt: list[str], moe: list[str]) -> fmoe.GPT:
-    options = {name: getattr(a, name) for name in gpt}
+def given(a: argparse.Namespace, names: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    values = {name: getattr(a, prefix + name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def make_model(a: argparse.Namespace, gpt: Flags, moe: Flags) -> fmoe.GPT:
+    options = {**GPT_DEFAULTS, **given(a, list(gpt))}
     if a.moe_num_experts is not None:
-        experts = {name: getattr(a, "moe_" + name) for name in moe}
-        experts["d_hidden"] = experts["d_hidden"] or a.d_hidden or 4 * a.d_model
-        options["moe"] = fmoe.MoE(**experts)
+        width = options.get("d_hidden", 4 * options["d_model"])
+        options["moe"] = fmoe.MoE(**{"d_hidden": width, **given(a, list(moe), "moe_")})
     return fmoe.GPT(**options)
+
+
+def open_data(a: argparse.Namespace) -> fmoe.ByteDataset:
+    if a.data is not None:
+        return fmoe.ByteDataset(a.data, pattern=a.pattern, exclude=a.exclude)
+    # Installed packages, which come and go, may lie in the standard library's folder.
+    return fmoe.ByteDataset(os.path.dirname(os.__file__), pattern="*.py", exclude="*-packages")
 
 
 def main() -> None:
     a, gpt, moe = parse()
     fmoe.set_device(a.device)
     fmoe.manual_seed(a.seed)
-    if a.data is None:
-        a.data, a.pattern = os.path.dirname(os.__file__), a.pattern or "*.py"
-    data = fmoe.ByteDataset(a.data, pattern=a.pattern)
+    data = open_data(a)
+    model = make_model(a, gpt, moe)
     batches: dict[str, Any] = {
         "batch_size": a.batch_size,
-        "seq_len": a.seq_len,
+        "seq_len": model.seq_len,
         "micro_batches": a.micro_batches,
         "split_ratio": (1.0 - a.valid, a.valid),
     }
-    model = make_model(a, gpt, moe)
     valid = fmoe.DataLoader(data, split="valid", **batches) if a.valid > 0 else None
     trainer = fmoe.Trainer(
         model,
         make_optimizer(a, model),
         fmoe.DataLoader(data, seed=a.seed, **batches),
         eval_loader=valid,
-        checkpointer=fmoe.Checkpointer(a.out, keep_last=a.keep_last) if a.out else None,
-        eval_every=a.eval_every if valid else None,
-        save_every=a.save_every,
+        checkpointer=fmoe.Checkpointer(a.out, keep_last=a.keep_last or 3) if a.out else None,
+        eval_every=a.eval_every,
+        save_every=(a.save_every or 200) if a.out else None,
         log_every=a.log_every,
         max_skipped_steps=a.max_skipped_steps,
         metrics=a.metrics or (os.path.join(a.out, "metrics.jsonl") if a.out else None),
         extra={"options": vars(a)},
     )
+    if not a.out:
+        print("Nothing will be saved: there is no --out.", flush=True)
     result = trainer.fit(a.steps)
     if trainer.stopped:
         print("Run the same command again to go on." if a.out else "Nothing was saved.")
-        return
+        sys.exit(128 + signal.Signals[trainer.stopped])
     if "eval_loss" in result:
         print(f"validation loss: {result['eval_loss'] / math.log(2):.4f} bits per byte")
     if a.sample:

@@ -4,12 +4,15 @@
 
 reads the source of Python's own standard library, byte by byte; took 73 s on two cores of an EPYC
 with AVX-512. It saves as it goes: stop it with Ctrl-C (or kill -9) and start it again, and it goes
-on where it was and ends with the same numbers.
+on where it was and ends with the same numbers. Stopped by a signal, its exit status is 128 + the
+signal's number.
 """
 
 import argparse
 import math
 import os
+import signal
+import sys
 from typing import Any
 
 import fmoe
@@ -19,16 +22,20 @@ SEQ_LEN = 128
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps in all")
-    parser.add_argument("--out", default="runs/quickstart", help="folder of the run")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps in all (2000)")
+    parser.add_argument("--out", default="runs/quickstart", help="folder (runs/quickstart)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
     arguments = parser.parse_args()
+    if arguments.steps < 1:
+        parser.error(f"--steps {arguments.steps} is not allowed: 1 and more is")
+    arguments.out = os.path.expanduser(arguments.out)
 
     fmoe.set_device(arguments.device)
     fmoe.manual_seed(1)
 
     # All *.py files below the standard library's folder, one after another: tokens are bytes.
-    data = fmoe.ByteDataset(os.path.dirname(os.__file__), pattern="*.py")
+    # Installed packages, which come and go, may lie there too (site-packages).
+    data = fmoe.ByteDataset(os.path.dirname(os.__file__), pattern="*.py", exclude="*-packages")
     batches: dict[str, Any] = {"batch_size": 16, "seq_len": SEQ_LEN, "split_ratio": (0.997, 0.003)}
     loader = fmoe.DataLoader(data, **batches)
     valid = fmoe.DataLoader(data, split="valid", **batches)
@@ -70,7 +77,7 @@ def main() -> None:
     result = trainer.fit(arguments.steps)
     if trainer.stopped:
         print("Run the same command again to go on.")
-        return
+        sys.exit(128 + signal.Signals[trainer.stopped])
 
     bits = result["eval_loss"] / math.log(2)
     print(f"\nvalidation loss: {bits:.3f} bits per byte (guessing blindly costs 8)\n")
@@ -81,8 +88,8 @@ def main() -> None:
     print(text.decode("utf-8", errors="replace"))
     print(
         f"\nThe model is in {arguments.out}. Train it longer with --steps {2 * arguments.steps} "
-        "--out another/folder;\nyour own text: examples/pretrain_gpt.py --data FILE; what was "
-        f"saved: train -m fmoe.tools.inspect {arguments.out}"
+        "--out another/folder.\nYour own text: examples/pretrain_gpt.py --data FILE. What was "
+        f"saved:\n    bazel run //:train -- -m fmoe.tools.inspect {arguments.out}"
     )
 
 

@@ -92,16 +92,19 @@ static fm_status index_files(fm_ctx *ctx, fm_dataset *d) {
     return FM_OK;
 }
 
-fm_status fm_dataset_bytes(fm_ctx *ctx, const char *path, const char *pattern, fm_dataset **out) {
+fm_status fm_dataset_bytes(fm_ctx *ctx, const char *path, const char *pattern, const char *exclude,
+                           fm_dataset **out) {
     *out = NULL;
     fm_status status = FM_OK;
     fm_dataset *d = calloc(1, sizeof *d);
     FM_CHECK(d, FM_ERR_OOM, "dataset: no memory to open '%s'", path);
     for (int i = 0; i < MAX_OPEN; i++) d->open[i].file = -1;
-    FM_TRY_GOTO(fm_files_list(&ctx->error, path, pattern, &d->files));
+    FM_TRY_GOTO(fm_files_list(&ctx->error, path, pattern, exclude, &d->files));
     FM_CHECK_GOTO(d->files.n > 0, FM_ERR_VALUE,
-                  "dataset: path: no file below '%s' matches the pattern '%s'; at least one must",
-                  path, pattern ? pattern : "*");
+                  "dataset: path: no file below '%s' matches the pattern '%s'%s%s%s; at least one "
+                  "must",
+                  path, pattern ? pattern : "*", exclude ? " and not '" : "",
+                  exclude ? exclude : "", exclude ? "'" : "");
     FM_TRY_GOTO(index_files(ctx, d));
     FM_CHECK_GOTO(d->tokens > 0, FM_ERR_VALUE,
                   "dataset: path: '%s' (%lld files) holds no byte; it must hold at least one", path,

@@ -11,10 +11,11 @@
 typedef struct fm_dataset fm_dataset;
 
 /* Bytes of a file, or of all files below a folder whose name matches `pattern` (fnmatch; NULL:
- * all), in byte order of their relative paths. Hidden files and folders are skipped, links to files
- * are followed. Read as it is asked for, never loaded. FM_ERR_IO names the path and the reason; a
+ * all), in byte order of their relative paths. Files and folders whose name matches `exclude` (NULL:
+ * none) and hidden ones are skipped, links to files are followed. Read as it is asked for, never loaded. FM_ERR_IO names the path and the reason; a
  * dataset without a byte is FM_ERR_VALUE. Vocabulary 256. */
-fm_status fm_dataset_bytes(fm_ctx *ctx, const char *path, const char *pattern, fm_dataset **out);
+fm_status fm_dataset_bytes(fm_ctx *ctx, const char *path, const char *pattern, const char *exclude,
+                           fm_dataset **out);
 void fm_dataset_free(fm_dataset *d);
 
 int64_t fm_dataset_tokens(const fm_dataset *d);

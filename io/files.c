@@ -27,7 +27,7 @@ static fm_status add(fm_error *err, fm_files *f, const char *name, const char *p
 
 /* `skip`: how many characters of a path come before the relative name. */
 static fm_status walk(fm_error *err, fm_files *f, const char *folder, size_t skip,
-                      const char *pattern) {
+                      const char *pattern, const char *exclude) {
     fm_status status = FM_OK;
     char *path = NULL;
     DIR *dir = opendir(folder);
@@ -43,6 +43,7 @@ static fm_status walk(fm_error *err, fm_files *f, const char *folder, size_t ski
             break;
         }
         if (entry->d_name[0] == '.') continue;
+        if (exclude && fnmatch(exclude, entry->d_name, 0) == 0) continue;
         free(path), path = NULL;
         if (asprintf(&path, "%s/%s", folder, entry->d_name) < 0) {
             path = NULL;
@@ -56,7 +57,7 @@ static fm_status walk(fm_error *err, fm_files *f, const char *folder, size_t ski
             break;
         }
         if (S_ISDIR(st.st_mode)) {
-            status = walk(err, f, path, skip, pattern);
+            status = walk(err, f, path, skip, pattern, exclude);
         } else if (!pattern || fnmatch(pattern, entry->d_name, 0) == 0) {
             /* A link that leads nowhere is no file of the dataset. */
             if (S_ISLNK(st.st_mode) && stat(path, &st) != 0) continue;
@@ -73,7 +74,8 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const fm_file *)a)->name, ((const fm_file *)b)->name);
 }
 
-fm_status fm_files_list(fm_error *err, const char *path, const char *pattern, fm_files *out) {
+fm_status fm_files_list(fm_error *err, const char *path, const char *pattern, const char *exclude,
+                        fm_files *out) {
     *out = (fm_files){0};
     struct stat st;
     if (stat(path, &st) != 0)
@@ -87,7 +89,7 @@ fm_status fm_files_list(fm_error *err, const char *path, const char *pattern, fm
         while (n > 1 && path[n - 1] == '/') n--;
         char *folder = strndup(path, n);
         if (!folder) return fm_fail(err, FM_ERR_OOM, "dataset: no memory to list '%s'", path);
-        status = walk(err, out, folder, n + 1, pattern);
+        status = walk(err, out, folder, n + 1, pattern, exclude);
         free(folder);
     } else {
         return fm_fail(err, FM_ERR_IO, "dataset: '%s' is neither a file nor a folder", path);

@@ -18,10 +18,12 @@ typedef struct fm_files {
 } fm_files;
 
 /* `path` itself when it is a file, else the files below the folder whose names match `pattern`
- * (fnmatch; NULL: all), sorted by their relative paths as bytes. Hidden files and folders are
- * skipped, links to files followed, links to folders not (they could run in circles). FM_ERR_IO
- * names the path and the reason. After an error `out` is empty. */
-fm_status fm_files_list(fm_error *err, const char *path, const char *pattern, fm_files *out);
+ * (fnmatch; NULL: all), sorted by their relative paths as bytes. Files and folders whose names match
+ * `exclude` (NULL: none) are skipped, and hidden ones; links to files are followed, links to folders
+ * not (they could run in circles). FM_ERR_IO names the path and the reason. After an error `out` is
+ * empty. */
+fm_status fm_files_list(fm_error *err, const char *path, const char *pattern, const char *exclude,
+                        fm_files *out);
 void fm_files_free(fm_files *f); /* safe on a zeroed one */
 
 #endif

@@ -6,13 +6,15 @@
 
 typedef struct dataset_args {
     PyObject *path; /* bytes */
-    const char *pattern;
+    const char *pattern, *exclude;
 } dataset_args;
 static const fm_option dataset_rows[] = {
     {"path", offsetof(dataset_args, path), FM_OPT_PATH, 0, 0, 0, NULL, NULL, "a file or a folder",
      NULL},
     {"pattern", offsetof(dataset_args, pattern), FM_OPT_TEXT_OR_NONE, 0, 0, 0, NULL, "None",
      "of a folder, the files whose names match, '*.py'; None: all", NULL},
+    {"exclude", offsetof(dataset_args, exclude), FM_OPT_TEXT_OR_NONE, 0, 0, 0, NULL, "None",
+     "of a folder, the files and folders to leave out, 'test*'; None: none", NULL},
     {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
 };
 static const fm_options dataset_options = {
@@ -27,7 +29,8 @@ static PyObject *dataset_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     fm_py_dataset *self = NULL;
     fm_call c;
     if (fm_call_begin(&c)) {
-        fm_status s = fm_dataset_bytes(c.ctx, PyBytes_AS_STRING(a.path), a.pattern, &data);
+        fm_status s = fm_dataset_bytes(c.ctx, PyBytes_AS_STRING(a.path), a.pattern, a.exclude,
+                                       &data);
         if (fm_call_end(&c, s)) self = (fm_py_dataset *)type->tp_alloc(type, 0);
     }
     if (self) {

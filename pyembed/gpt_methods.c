@@ -96,7 +96,8 @@ static const fm_option generate_rows[] = {
 };
 static const fm_options generate_options = {
     "generate", generate_rows, 2,
-    "Continues prompts: bytes for bytes, else an int32 Tensor [B, S + max_new_tokens]. Nothing is "
+    "Continues prompts: bytes for bytes where vocab_size is at most 256, else an int32 Tensor "
+    "[B, S + max_new_tokens]. Nothing is "
     "dropped and no noise is drawn, so a text does not depend on its neighbours. Prompts of any "
     "length: the window slides."};
 
@@ -240,12 +241,14 @@ PyMethodDef fm_gpt_methods[] = {
     {"generate", FAST(generate),
      "generate($self, tokens, max_new_tokens=100, *, temperature=0.8, top_k=40, top_p=1.0, "
      "seed=0)\n--\n\nContinues prompts [B, S] or [S] by max_new_tokens: an int32 Tensor\n"
-     "[B, S + max_new_tokens]; of bytes: bytes. temperature 0: always the most likely token;\n"
+     "[B, S + max_new_tokens]; of bytes, and vocab_size up to 256: bytes. temperature 0: always the most likely token;\n"
      "top_k None: among all. Nothing is dropped and no noise drawn; the window slides."},
     {"moe_stats", moe_stats, METH_NOARGS,
      "moe_stats($self)\n--\n\nOf the last forward, one dict for each MoE layer: layer, tokens,\n"
      "tokens_per_expert (after drops), load_max_over_mean, load_cv, dropped (fraction of the\n"
-     "choices), entropy (nats, at most ln num_experts), balance_loss, z_loss (unweighted)."},
+     "choices that no expert got: over its capacity, or not taken by the gate), entropy (nats,\n"
+     "at most ln num_experts), balance_loss (unweighted; 0: the gate has none), z_loss\n"
+     "(unweighted; 0 where z_loss_weight is 0)."},
     {"memory_plan", FAST(memory_plan),
      "memory_plan($self, batch_size, *, seq_len=None)\n--\n\nPredicted bytes of a training step "
      "on this rank, a dict:\nparameters, gradients, moments, activations."},

@@ -64,6 +64,7 @@ from _fmoe import (
     z_loss,
 )
 
+from . import _children
 from ._overload import linear
 from .checkpointer import Checkpointer, checkpoint_info
 from .gate import Gate

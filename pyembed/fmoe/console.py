@@ -52,10 +52,13 @@ class Console:
         active = getattr(model, "num_active_parameters", None)
         if active is not None:
             size += f" ({count(active())} active)"
+        files = self._loader.dataset.num_files
         self.say(
             f"fmoe {_fmoe.version} on {info['device']}: {info['model']}\n"
-            f"{size}; {count(self._loader.num_samples * self._loader.seq_len)} tokens of data, "
-            f"{count(self._tokens)} a step; {steps - step} steps to go"
+            f"{layers(model)}{size}\n"
+            f"{count(self._loader.num_samples * self._loader.seq_len)} tokens of data in {files} "
+            f"{'file' if files == 1 else 'files'}, {count(self._tokens)} a step; "
+            f"{steps - step} steps to go"
         )
         if hasattr(model, "flops_per_token"):
             self._flops = model.flops_per_token(self._loader.seq_len)
@@ -143,6 +146,19 @@ class Console:
         if self._bits:
             return f"{loss / math.log(2):.3f} bits/byte"
         return f"perplexity {math.exp(min(loss, 700.0)):.2f}"
+
+
+def layers(model: Any) -> str:
+    """Which layers of a GPT have experts, and how they are chosen: '4 layers, dense; '."""
+    if not isinstance(model, _fmoe.GPT):
+        return ""
+    text, moe = f"{model.n_layer} layers, ", model.moe
+    if moe is None:
+        return text + "dense; "
+    numbers = ", ".join(str(layer["layer"]) for layer in model.moe_stats())
+    gate = moe.gate if isinstance(moe.gate, str) else moe.gate.__name__
+    top_k = moe.top_k or (1 if gate == "switch" else getattr(moe.gate, "default_top_k", 2))
+    return text + f"of which {numbers}: {moe.num_experts} experts, gate {gate}, top {top_k}; "
 
 
 def count(n: float) -> str:

@@ -32,7 +32,7 @@ static void reads_a_file(fm_ctx *ctx) {
     for (int i = 0; i < 256; i++) bytes[i] = (unsigned char)(255 - i);
     test_write_file(in(dir, "f"), bytes, sizeof bytes);
     fm_dataset *d;
-    CHECK_OK(fm_dataset_bytes(ctx, in(dir, "f"), NULL, &d));
+    CHECK_OK(fm_dataset_bytes(ctx, in(dir, "f"), NULL, NULL, &d));
     CHECK(fm_dataset_tokens(d) == 256 && fm_dataset_files(d) == 1 && fm_dataset_vocab(d) == 256,
           "sizes");
     int32_t out[256];
@@ -54,7 +54,7 @@ static void orders_a_folder(fm_ctx *ctx) {
     put(dir, "A", "<A>"), put(dir, "a0", "<a0>"), put(dir, "0", ""), put(dir, "a/b/d", "");
     put(dir, "zz", ""), put(dir, ".hidden", "hidden"), put(dir, ".git/x", "hidden");
     fm_dataset *d;
-    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, &d));
+    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, NULL, &d));
     CHECK(strcmp(text_of(ctx, d), "<A><a-b><a/b/c><a/z><a0>") == 0, "%s", text_of(ctx, d));
     CHECK(fm_dataset_files(d) == 8, "%lld files", (long long)fm_dataset_files(d));
     /* Every window, across files. */
@@ -72,7 +72,7 @@ static void orders_a_folder(fm_ctx *ctx) {
     fm_dataset_free(d);
     /* A slash behind the folder changes nothing. */
     fm_dataset *e;
-    CHECK_OK(fm_dataset_bytes(ctx, in(dir, "/"), NULL, &e));
+    CHECK_OK(fm_dataset_bytes(ctx, in(dir, "/"), NULL, NULL, &e));
     CHECK(strcmp(text_of(ctx, e), whole) == 0, "%s", text_of(ctx, e));
     fm_dataset_free(e);
 }
@@ -82,11 +82,29 @@ static void matches_a_pattern(fm_ctx *ctx) {
     mkdir(in(dir, "x"), 0777);
     put(dir, "x/1.py", "one"), put(dir, "2.py", "two"), put(dir, "3.txt", "three");
     fm_dataset *d;
-    CHECK_OK(fm_dataset_bytes(ctx, dir, "*.py", &d));
+    CHECK_OK(fm_dataset_bytes(ctx, dir, "*.py", NULL, &d));
     CHECK(strcmp(text_of(ctx, d), "twoone") == 0, "%s", text_of(ctx, d));
     fm_dataset_free(d);
-    CHECK_FAILS(fm_dataset_bytes(ctx, dir, "*.rs", &d), FM_ERR_VALUE, dir, "*.rs");
+    CHECK_FAILS(fm_dataset_bytes(ctx, dir, "*.rs", NULL, &d), FM_ERR_VALUE, dir, "*.rs");
     CHECK(d == NULL, "not NULL after an error");
+}
+
+static void leaves_out(fm_ctx *ctx) {
+    const char *dir = test_folder();
+    mkdir(in(dir, "site-packages"), 0777), mkdir(in(dir, "x"), 0777);
+    put(dir, "site-packages/1.py", "one"), put(dir, "2.py", "two"), put(dir, "x/3.txt", "three");
+    fm_dataset *d, *e;
+    CHECK_OK(fm_dataset_bytes(ctx, dir, "*.py", "*-packages", &d));
+    CHECK(strcmp(text_of(ctx, d), "two") == 0, "%s", text_of(ctx, d));
+    put(dir, "site-packages/4.py", "four"); /* what is left out changes nothing */
+    CHECK_OK(fm_dataset_bytes(ctx, dir, "*.py", "*-packages", &e));
+    CHECK(strcmp(fm_dataset_identity(d), fm_dataset_identity(e)) == 0, "%s, %s",
+          fm_dataset_identity(d), fm_dataset_identity(e));
+    fm_dataset_free(d), fm_dataset_free(e);
+    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, "*.py", &d));
+    CHECK(strcmp(text_of(ctx, d), "three") == 0, "%s", text_of(ctx, d));
+    fm_dataset_free(d);
+    CHECK_FAILS(fm_dataset_bytes(ctx, dir, "*.py", "*.py", &d), FM_ERR_VALUE, dir, "not '*.py'");
 }
 
 static void follows_links_to_files(fm_ctx *ctx) {
@@ -97,7 +115,7 @@ static void follows_links_to_files(fm_ctx *ctx) {
         mkfifo(in(dir, "pipe"), 0666) != 0)
         CHECK(false, "cannot make links");
     fm_dataset *d;
-    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, &d));
+    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, NULL, &d));
     CHECK(strcmp(text_of(ctx, d), "text") == 0, "%s", text_of(ctx, d));
     CHECK(fm_dataset_files(d) == 1, "%lld files", (long long)fm_dataset_files(d));
     fm_dataset_free(d);
@@ -106,14 +124,14 @@ static void follows_links_to_files(fm_ctx *ctx) {
 static void names_what_is_wrong(fm_ctx *ctx) {
     const char *dir = test_folder();
     fm_dataset *d;
-    CHECK_FAILS(fm_dataset_bytes(ctx, in(dir, "none"), NULL, &d), FM_ERR_IO, "/none",
+    CHECK_FAILS(fm_dataset_bytes(ctx, in(dir, "none"), NULL, NULL, &d), FM_ERR_IO, "/none",
                 "No such file");
-    CHECK_FAILS(fm_dataset_bytes(ctx, "/dev/null", NULL, &d), FM_ERR_IO, "/dev/null", "neither");
-    CHECK_FAILS(fm_dataset_bytes(ctx, dir, NULL, &d), FM_ERR_VALUE, dir);
+    CHECK_FAILS(fm_dataset_bytes(ctx, "/dev/null", NULL, NULL, &d), FM_ERR_IO, "/dev/null", "neither");
+    CHECK_FAILS(fm_dataset_bytes(ctx, dir, NULL, NULL, &d), FM_ERR_VALUE, dir);
     put(dir, "empty", "");
-    CHECK_FAILS(fm_dataset_bytes(ctx, dir, NULL, &d), FM_ERR_VALUE, dir, "no byte");
+    CHECK_FAILS(fm_dataset_bytes(ctx, dir, NULL, NULL, &d), FM_ERR_VALUE, dir, "no byte");
     put(dir, "full", "0123456789");
-    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, &d));
+    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, NULL, &d));
     put(dir, "full", "0123");
     int32_t out[10];
     CHECK_FAILS(fm_dataset_read(ctx, d, 0, 10, out), FM_ERR_IO, "/full", "10 bytes");
@@ -131,7 +149,7 @@ static void becomes_shorter(fm_ctx *ctx) {
     free(bytes);
     fm_dataset *d;
     int32_t out[100];
-    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, &d));
+    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, NULL, &d));
     CHECK_OK(fm_dataset_read(ctx, d, N - 100, 100, out));
     CHECK(truncate(in(dir, "data"), 8192) == 0, "truncate");
     CHECK_FAILS(fm_dataset_read(ctx, d, N - 100, 100, out), FM_ERR_IO, "/data", "200000 bytes");
@@ -152,7 +170,7 @@ static void reads_many_files(fm_ctx *ctx) {
         put(dir, name, text);
     }
     fm_dataset *d;
-    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, &d));
+    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, NULL, &d));
     for (int64_t i = 0; i < 4000; i++) {
         int64_t at = fm_permute_index(5, N * 5 - 7, i % (N * 5 - 7));
         int32_t out[7];
@@ -174,8 +192,8 @@ static void has_an_identity(fm_ctx *ctx) {
     test_write_file(in(copy, "big"), big, sizeof big);
     put(dir, "small", "s"), put(copy, "small", "s");
     fm_dataset *d, *e;
-    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, &d));
-    CHECK_OK(fm_dataset_bytes(ctx, copy, NULL, &e));
+    CHECK_OK(fm_dataset_bytes(ctx, dir, NULL, NULL, &d));
+    CHECK_OK(fm_dataset_bytes(ctx, copy, NULL, NULL, &e));
     char first[256];
     snprintf(first, sizeof first, "%s", fm_dataset_identity(d));
     CHECK(strncmp(first, "bytes:files=2:tokens=5001:", 26) == 0, "%s", first);
@@ -190,7 +208,7 @@ static void has_an_identity(fm_ctx *ctx) {
         if (c == 2) rename(in(copy, "small"), in(copy, "smaller"));
         if (c == 3) rename(in(copy, "smaller"), in(copy, "small"));
         if (c == 3) test_write_file(in(copy, "big"), big, 4999), put(copy, "small", "xs");
-        CHECK_OK(fm_dataset_bytes(ctx, copy, NULL, &e));
+        CHECK_OK(fm_dataset_bytes(ctx, copy, NULL, NULL, &e));
         CHECK(strcmp(first, fm_dataset_identity(e)) != 0, "%s: unnoticed", changes[c]);
         fm_dataset_free(e);
     }
@@ -198,7 +216,8 @@ static void has_an_identity(fm_ctx *ctx) {
 
 static const test_case cases[] = {
     {"dataset(file)", reads_a_file},          {"dataset(order)", orders_a_folder},
-    {"dataset(pattern)", matches_a_pattern},  {"dataset(links)", follows_links_to_files},
+    {"dataset(pattern)", matches_a_pattern},  {"dataset(exclude)", leaves_out},
+    {"dataset(links)", follows_links_to_files},
     {"dataset(errors)", names_what_is_wrong}, {"dataset(700 files)", reads_many_files},
     {"dataset(identity)", has_an_identity},   {"dataset(shorter)", becomes_shorter},
 };

@@ -13,7 +13,7 @@ static fm_dataset *data_of(fm_ctx *ctx) {
     snprintf(path, sizeof path, "%s/data", test_folder());
     test_write_file(path, bytes, sizeof bytes);
     fm_dataset *d = NULL;
-    if (fm_dataset_bytes(ctx, path, NULL, &d) != FM_OK) printf("  %s\n", ctx->error.message);
+    if (fm_dataset_bytes(ctx, path, NULL, NULL, &d) != FM_OK) printf("  %s\n", ctx->error.message);
     return d;
 }
 

@@ -134,6 +134,27 @@ def virtual_environment() -> None:
 
 
 @case
+def child_processes() -> None:
+    text = """
+import multiprocessing, os, fmoe
+def tokens(n):
+    return fmoe.ByteDataset(__file__).read(0, n).tolist()
+if __name__ == "__main__":
+    for method in ("spawn", "forkserver", "fork"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            print(method, pool.map(tokens, [2, 3]))
+"""
+    # Python hands such settings to children as options, too.
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "default"}
+    with scratch() as folder:
+        out = run([script(folder, text)], env=env, timeout=50)
+        want = "".join(
+            f"{method} [[10, 105], [10, 105, 109]]\n" for method in ("spawn", "forkserver", "fork")
+        )
+        assert out.stdout == want, out.stdout + out.stderr
+
+
+@case
 def plain_python_says_what_to_do() -> None:
     import subprocess
 
