@@ -27,7 +27,7 @@ Flags = dict[str, str]  # an argument of a class -> the option that gives it
 def add_options(
     group: Any, cls: Any, defaults: dict[str, Any], prefix: str = "", taken: Sequence[str] = ()
 ) -> Flags:
-    """An option for each argument of `cls` that a command line can give, None where it is not given.
+    """An option for each argument of `cls` that a command line can give; None: it was not given.
     Those that are taken get the prefix."""
     flags = {}
     for row in cls.options():

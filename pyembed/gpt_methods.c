@@ -241,7 +241,8 @@ PyMethodDef fm_gpt_methods[] = {
     {"generate", FAST(generate),
      "generate($self, tokens, max_new_tokens=100, *, temperature=0.8, top_k=40, top_p=1.0, "
      "seed=0)\n--\n\nContinues prompts [B, S] or [S] by max_new_tokens: an int32 Tensor\n"
-     "[B, S + max_new_tokens]; of bytes, and vocab_size up to 256: bytes. temperature 0: always the most likely token;\n"
+     "[B, S + max_new_tokens]; of bytes, and vocab_size up to 256: bytes. temperature 0: always "
+     "the most likely token;\n"
      "top_k None: among all. Nothing is dropped and no noise drawn; the window slides."},
     {"moe_stats", moe_stats, METH_NOARGS,
      "moe_stats($self)\n--\n\nOf the last forward, one dict for each MoE layer: layer, tokens,\n"

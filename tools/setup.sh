@@ -241,4 +241,4 @@ if [ -n "${CUDA_HOME:-}" ] || [ -x /usr/local/cuda/bin/nvcc ] || has nvcc; then
 else
   say 'CUDA: no toolkit; everything is built for the CPU'
 fi
-say 'now: bazel test //...'
+say 'now: bazel run //:train -- examples/quickstart.py   (or every test: bazel test //...)'

@@ -73,6 +73,7 @@ from .schedules import constant, cosine, inverse_sqrt, wsd
 from .trainer import Trainer
 
 __version__: str = _fmoe.version
+_children.start_train()
 
 __all__ = [
     "GPT",

@@ -9,6 +9,7 @@ def _no_arguments() -> list[str]:
     return []
 
 
-spawn.set_executable(os.readlink("/proc/self/exe"))
-# Python's own flags: `train` takes none, they are the environment's, and a child has that too.
-util._args_from_interpreter_flags = _no_arguments  # type: ignore[attr-defined]
+def start_train() -> None:
+    spawn.set_executable(os.readlink("/proc/self/exe"))
+    # Python's own flags: `train` takes none, they are the environment's, and a child has that too.
+    util._args_from_interpreter_flags = _no_arguments  # type: ignore[attr-defined]

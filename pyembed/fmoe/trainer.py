@@ -30,8 +30,9 @@ class Trainer:
     eval_loader               evaluated over its whole split, each sample once
     eval_every, save_every    steps; None: only at the end of fit()
     log_every                 steps between lines
-    metrics                   file of JSON lines, one a step; TensorBoard events go to a folder
-                              beside it
+    metrics                   file of JSON lines, one a step; each log_every-th has speed, memory
+                              and the MoE layers' statistics (of the last micro-batch) as well;
+                              TensorBoard events go to a folder beside it
     max_skipped_steps         consecutive steps with a non-finite gradient that are borne
     on_step, on_eval, on_save called with a plain dict: step, loss, ...
     extra                     any JSON, kept in the checkpoints

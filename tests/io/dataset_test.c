@@ -126,7 +126,8 @@ static void names_what_is_wrong(fm_ctx *ctx) {
     fm_dataset *d;
     CHECK_FAILS(fm_dataset_bytes(ctx, in(dir, "none"), NULL, NULL, &d), FM_ERR_IO, "/none",
                 "No such file");
-    CHECK_FAILS(fm_dataset_bytes(ctx, "/dev/null", NULL, NULL, &d), FM_ERR_IO, "/dev/null", "neither");
+    CHECK_FAILS(fm_dataset_bytes(ctx, "/dev/null", NULL, NULL, &d), FM_ERR_IO, "/dev/null",
+                "neither");
     CHECK_FAILS(fm_dataset_bytes(ctx, dir, NULL, NULL, &d), FM_ERR_VALUE, dir);
     put(dir, "empty", "");
     CHECK_FAILS(fm_dataset_bytes(ctx, dir, NULL, NULL, &d), FM_ERR_VALUE, dir, "no byte");
@@ -215,10 +216,14 @@ static void has_an_identity(fm_ctx *ctx) {
 }
 
 static const test_case cases[] = {
-    {"dataset(file)", reads_a_file},          {"dataset(order)", orders_a_folder},
-    {"dataset(pattern)", matches_a_pattern},  {"dataset(exclude)", leaves_out},
+    {"dataset(file)", reads_a_file},
+    {"dataset(order)", orders_a_folder},
+    {"dataset(pattern)", matches_a_pattern},
+    {"dataset(exclude)", leaves_out},
     {"dataset(links)", follows_links_to_files},
-    {"dataset(errors)", names_what_is_wrong}, {"dataset(700 files)", reads_many_files},
-    {"dataset(identity)", has_an_identity},   {"dataset(shorter)", becomes_shorter},
+    {"dataset(errors)", names_what_is_wrong},
+    {"dataset(700 files)", reads_many_files},
+    {"dataset(identity)", has_an_identity},
+    {"dataset(shorter)", becomes_shorter},
 };
 TEST_MAIN(cases)

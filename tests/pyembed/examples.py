@@ -13,7 +13,8 @@ import fmoe
 TOP = os.path.dirname(os.path.dirname(small.FOLDER))
 PRETRAIN = os.path.join(TOP, "examples", "pretrain_gpt.py")
 QUICKSTART = os.path.join(TOP, "examples", "quickstart.py")
-TINY = "--n-layer 2 --d-model 16 --n-head 2 --seq-len 16 --batch-size 4 --steps 3 --valid 0.1".split()
+TINY = "--n-layer 2 --d-model 16 --n-head 2 --seq-len 16 --batch-size 4".split()
+TINY += ["--steps", "3", "--valid", "0.1"]
 
 
 def pretrain(folder: str, *arguments: str, code: int = 0, **options):
