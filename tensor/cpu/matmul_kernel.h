@@ -3,7 +3,7 @@
 #define FM_TENSOR_CPU_MATMUL_KERNEL_H
 #include "tensor/cpu/matmul.h"
 
-#include <dnnl.h>
+#include "tensor/cpu/onednn.h"
 
 typedef struct fm_matmul_kernel {
     fm_matmul tile;
