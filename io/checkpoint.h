@@ -58,6 +58,7 @@ fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_co
 fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k);
 /* Commits a finished background save without waiting: call between steps. */
 fm_status fm_checkpointer_poll(fm_ctx *ctx, fm_checkpointer *k);
+bool fm_checkpointer_busy(const fm_checkpointer *k); /* a save waits for one of the two */
 
 /* The run goes on from `step`, which was loaded when `newest` was the newest in the folder. Saving a step
  * below `newest` is allowed from now on; the first save that is complete sets the steps above `step`

@@ -139,6 +139,8 @@ void fm_checkpointer_loaded(fm_checkpointer *k, int64_t step, int64_t newest) {
     k->plan.seen = newest;
 }
 
+bool fm_checkpointer_busy(const fm_checkpointer *k) { return k->snapshot != NULL; }
+
 const char *fm_checkpointer_notes(fm_checkpointer *k) {
     if (!k->notes.text[0]) return NULL;
     memcpy(k->told, k->notes.text, sizeof k->told);

@@ -68,24 +68,6 @@ static const fm_option read_rows[] = {
 };
 static const fm_options read_options = {"read", read_rows, 2, ""};
 
-/* Everything in the checkpoint but optimiser state must have a place: else it is another model's. */
-static bool nothing_left_over(const fm_ckpt_reader *r, const fm_py_content *k) {
-    for (int64_t i = 0; i < fm_ckpt_count(r); i++) {
-        const char *name = fm_ckpt_at(r, i).name;
-        bool wanted = strncmp(name, "adamw.", 6) == 0 || strncmp(name, "sgd.", 4) == 0;
-        for (int j = 0; !wanted && j < k->n; j++) wanted = strcmp(name, k->arrays[j].name) == 0;
-        if (wanted) continue;
-        fm_error err = {0};
-        fm_fail(
-            &err, FM_ERR_CHECKPOINT,
-            "the checkpoint has '%s', which is no parameter of the model: it is of another model",
-            name);
-        fm_raise(&err, FM_ERR_CHECKPOINT);
-        return false;
-    }
-    return true;
-}
-
 static PyObject *reader_read(PyObject *o, PyObject *const *args, Py_ssize_t nargs,
                              PyObject *names) {
     read_args a;
@@ -96,8 +78,7 @@ static PyObject *reader_read(PyObject *o, PyObject *const *args, Py_ssize_t narg
         return NULL;
     PyObject *parameters = fm_py_parameters_of(a.model, "read: model");
     fm_call c;
-    if (parameters && fm_py_content_collect(parameters, optim, &k) &&
-        nothing_left_over(((py_reader *)o)->reader, &k) && fm_call_begin(&c)) {
+    if (parameters && fm_py_content_collect(parameters, optim, &k) && fm_call_begin(&c)) {
         fm_status s = FM_OK;
         for (int i = 0; s == FM_OK && i < k.n; i++)
             s = fm_ckpt_read(c.ctx, ((py_reader *)o)->reader, &k.arrays[i]);

@@ -152,6 +152,15 @@ static PyObject *store_loaded(PyObject *o, PyObject *const *args, Py_ssize_t n, 
     return end(&c, o, FM_OK);
 }
 
+static PyObject *store_busy(PyObject *o, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(fm_checkpointer_busy(((py_store *)o)->store));
+}
+static PyGetSetDef store_getset[] = {
+    {"busy", store_busy, NULL, "A background save is not committed yet.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMethodDef store_methods[] = {
     {"save", (PyCFunction)(void (*)(void))store_save, METH_FASTCALL | METH_KEYWORDS,
      "save($self, step, *, model, optimizer=None, state)\n--\n\nCopies everything to host memory "
@@ -172,6 +181,7 @@ static PyTypeObject store_type = {
     .tp_new = store_new,
     .tp_dealloc = store_dealloc,
     .tp_methods = store_methods,
+    .tp_getset = store_getset,
 };
 
 int fm_add_checkpoint(PyObject *module) {

@@ -197,6 +197,11 @@ static PyObject *get_row(PyObject *o, void *row) {
     loader_args a = {.split = self->split, .config = self->config};
     return fm_option_get(row, &a);
 }
+static PyObject *get_share(PyObject *o, void *unused) {
+    (void)unused;
+    const fm_loader_config *c = &((py_loader *)o)->config;
+    return Py_BuildValue("(dd)", c->split_start, c->split_stop);
+}
 static PyObject *get_object(PyObject *o, void *offset) {
     return Py_NewRef(*(PyObject **)((char *)o + (size_t)offset));
 }
@@ -217,6 +222,8 @@ static PyGetSetDef loader_getset[] = {
     {"batch_size", get_row, NULL, "Sequences of one step.", CLOSURE(&loader_rows[1])},
     {"seq_len", get_row, NULL, "Tokens of a sequence.", CLOSURE(&loader_rows[2])},
     {"split", get_row, NULL, "'train', 'valid' or 'test'.", CLOSURE(&loader_rows[3])},
+    {"share", get_share, NULL, "(from, to): the part of the dataset that it reads, in [0, 1].",
+     NULL},
     {"seed", get_row, NULL, "Of the order of samples.", CLOSURE(&loader_rows[5])},
     {"micro_batches", get_row, NULL, "Parts of a batch.", CLOSURE(&loader_rows[7])},
     {"dataset", get_object, NULL, "What it reads.", (void *)offsetof(py_loader, dataset)},

@@ -163,6 +163,9 @@ static PyStructSequence_Field info_fields[] = {
 static PyStructSequence_Desc info_desc = {"fmoe.StepInfo", "What a step did.", info_fields, 4};
 static PyTypeObject info_type;
 
+/* What the package does between steps: complete background saves. */
+static PyObject *after_step;
+
 static PyObject *step(PyObject *o, PyObject *unused) {
     (void)unused;
     fm_step_info info;
@@ -177,8 +180,26 @@ static PyObject *step(PyObject *o, PyObject *unused) {
     PyStructSequence_SetItem(result, 2, PyFloat_FromDouble(info.lr));
     PyStructSequence_SetItem(result, 3, PyBool_FromLong(info.skipped));
     if (PyErr_Occurred()) Py_CLEAR(result);
+    if (result && after_step) {
+        PyObject *done = PyObject_CallNoArgs(after_step);
+        if (!done) Py_CLEAR(result);
+        Py_XDECREF(done);
+    }
     return result;
 }
+
+static PyObject *set_after_step(PyObject *module, PyObject *callable) {
+    (void)module;
+    Py_XSETREF(after_step, Py_NewRef(callable));
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"after_step", set_after_step, METH_O,
+     "after_step(callable, /)\n--\n\nCalled at the end of every optimiser's step(), which raises "
+     "what it raises."},
+    {NULL, NULL, 0, NULL},
+};
 
 static PyObject *zero_grad(PyObject *o, PyObject *unused) {
     (void)unused;
@@ -256,6 +277,19 @@ static PyObject *trains(PyObject *o, PyObject *model) {
     return PyBool_FromLong(all);
 }
 
+/* The groups of a checkpoint's optimiser files: see checkpoint_content.c. */
+static PyObject *get_moments(PyObject *o, void *unused) {
+    (void)unused;
+    const fm_optim *optim = ((fm_py_optim *)o)->optim;
+    bool adamw = optim->config.kind == FM_ADAMW, has_m = false, has_v = false;
+    for (int i = 0; i < optim->n_sets; i++) {
+        has_m = has_m || optim->m[i];
+        has_v = has_v || optim->v[i];
+    }
+    if (has_v) return Py_BuildValue("(ss)", "adamw.m", "adamw.v");
+    return has_m ? Py_BuildValue("(s)", adamw ? "adamw.m" : "sgd.m") : PyTuple_New(0);
+}
+
 static PyObject *get_micro_batches(PyObject *o, void *unused) {
     (void)unused;
     return PyLong_FromLongLong(((fm_py_optim *)o)->optim->config.micro_batches);
@@ -285,6 +319,7 @@ static PyGetSetDef getset[] = {
     {"kind", get_kind, NULL, "'adamw' or 'sgd'.", NULL},
     {"lr", get_lr, set_lr, "Base learning rate.", NULL},
     {"initial_lr", get_initial_lr, NULL, "Base learning rate that it was made with.", NULL},
+    {"moments", get_moments, NULL, "Names of what it keeps for each parameter.", NULL},
     {"schedule", get_schedule, NULL, "Schedule of the learning rate.", NULL},
     {"micro_batches", get_micro_batches, NULL, "Calls of backward() that make one step.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -321,7 +356,8 @@ int fm_add_optim(PyObject *module) {
     adamw_type.tp_doc = fm_options_doc(&fm_adamw_options);
     sgd_type.tp_doc = fm_options_doc(&fm_sgd_options);
     if (!adamw_type.tp_doc || !sgd_type.tp_doc || fm_add_schedule(module) < 0) return -1;
-    if (PyStructSequence_InitType2(&info_type, &info_desc) < 0 ||
+    if (PyModule_AddFunctions(module, functions) < 0 ||
+        PyStructSequence_InitType2(&info_type, &info_desc) < 0 ||
         PyModule_AddObjectRef(module, "StepInfo", (PyObject *)&info_type) < 0)
         return -1;
     if (fm_add_type(module, &fm_optim_type) < 0 || fm_add_type(module, &adamw_type) < 0) return -1;

@@ -231,21 +231,38 @@ static fm_tensor *lm_loss_of(PyObject *a, PyObject *b) {
     return x && y && x != y ? NULL : fm_tensor_retain(x ? x : y);
 }
 
+/* False without an exception: no number, or of NumPy's arrays one. */
+static bool read_number(PyObject *o, double *x) {
+    if (PyBool_Check(o) || PySequence_Check(o) || !PyNumber_Check(o)) return false;
+    *x = PyFloat_AsDouble(o);
+    return !PyErr_Occurred();
+}
+
+/* y = x + number */
+static fm_status add_number(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, double number) {
+    fm_tensor *constant = NULL;
+    FM_TRY(fm_tensor_new(ctx, &constant, x->dtype, x->ndim, x->shape));
+    fm_status s = FM_KERNEL(ctx, fill, x->dtype, constant->data, (float)number, fm_numel(x));
+    if (s == FM_OK) s = fm_add(ctx, y, x, constant);
+    fm_tensor_free(constant);
+    return s;
+}
+
 /* Two tensors, or a tensor and a number. */
 static PyObject *combine(PyObject *a, PyObject *b, bool multiply) {
     PyObject *number = !fm_is_tensor(a) ? a : !fm_is_tensor(b) ? b : NULL;
     double x = 0;
-    if (number) {
-        if (!multiply || PyBool_Check(number) || !PyNumber_Check(number)) Py_RETURN_NOTIMPLEMENTED;
-        x = PyFloat_AsDouble(number);
+    if (number && !read_number(number, &x)) {
         if (PyErr_Occurred()) return NULL;
+        Py_RETURN_NOTIMPLEMENTED;
     }
     fm_tensor *y = NULL;
     fm_call c;
     if (!fm_call_begin(&c)) return NULL;
     fm_status s;
     if (number)
-        s = fm_scale(c.ctx, &y, fm_tensor_of(number == a ? b : a), (float)x);
+        s = multiply ? fm_scale(c.ctx, &y, fm_tensor_of(number == a ? b : a), (float)x)
+                     : add_number(c.ctx, &y, fm_tensor_of(number == a ? b : a), x);
     else
         s = multiply ? fm_mul(c.ctx, &y, fm_tensor_of(a), fm_tensor_of(b))
                      : fm_add(c.ctx, &y, fm_tensor_of(a), fm_tensor_of(b));
@@ -257,9 +274,43 @@ static PyObject *combine(PyObject *a, PyObject *b, bool multiply) {
 static PyObject *nb_add(PyObject *a, PyObject *b) { return combine(a, b, false); }
 static PyObject *nb_multiply(PyObject *a, PyObject *b) { return combine(a, b, true); }
 
+static PyObject *scaled(PyObject *o, double factor) {
+    PyObject *f = PyFloat_FromDouble(factor), *y = f ? combine(o, f, true) : NULL;
+    Py_XDECREF(f);
+    return y;
+}
+static PyObject *nb_negative(PyObject *o) { return scaled(o, -1); }
+
+/* a + (-b), whichever of them is the number */
+static PyObject *nb_subtract(PyObject *a, PyObject *b) {
+    double x = 0;
+    if (!fm_is_tensor(b) && !read_number(b, &x)) {
+        if (PyErr_Occurred()) return NULL;
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    PyObject *minus_b = fm_is_tensor(b) ? scaled(b, -1) : PyFloat_FromDouble(-x);
+    PyObject *y = minus_b ? combine(a, minus_b, false) : NULL;
+    Py_XDECREF(minus_b);
+    return y;
+}
+
+/* By numbers only. */
+static PyObject *nb_divide(PyObject *a, PyObject *b) {
+    double x = 0;
+    if (fm_is_tensor(b) || !read_number(b, &x)) {
+        if (PyErr_Occurred()) return NULL;
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    if (x == 0) return PyErr_Format(PyExc_ZeroDivisionError, "Tensor: division by 0");
+    return scaled(a, 1 / x);
+}
+
 static PyNumberMethods as_number = {
     .nb_add = nb_add,
     .nb_multiply = nb_multiply,
+    .nb_subtract = nb_subtract,
+    .nb_negative = nb_negative,
+    .nb_true_divide = nb_divide,
     .nb_float = to_float,
     .nb_int = to_int,
     .nb_bool = to_bool,
@@ -304,5 +355,9 @@ int fm_add_tensor(PyObject *module) {
     for (const PyMethodDef *m = methods; m->ml_name; m++) all[n++] = *m;
     for (const PyMethodDef *m = fm_tensor_exchange_methods; m->ml_name; m++) all[n++] = *m;
     fm_tensor_type.tp_methods = all;
-    return fm_add_type(module, &fm_tensor_type);
+    if (fm_add_type(module, &fm_tensor_type) < 0) return -1;
+    /* NumPy's numbers and arrays on the left leave the operation to the tensor. */
+    if (PyDict_SetItemString(fm_tensor_type.tp_dict, "__array_ufunc__", Py_None) < 0) return -1;
+    PyType_Modified(&fm_tensor_type);
+    return 0;
 }

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import _fmoe
 from _fmoe import CheckpointError, DataLoader, Mesh, Optimizer
 
-from . import model_config
+from . import model_config, run_lock
+from .checkpoint_check import loader_state, misfit
 
 STATE_FORMAT = 1
 _saving: set[Checkpointer] = set()  # kept alive, so that a failure has somebody to tell
@@ -66,10 +67,11 @@ class Checkpointer:
     ) -> None:
         """Saves parameters, moments, step, schedule, data position, seed and `extra` (any JSON).
 
-        A failure of an earlier background save is raised here. A step below the newest in the folder
-        is a ValueError, unless load() has gone back to a step before it: then the later ones of the
-        run that is left are kept as step_N.abandoned. What goes wrong after a checkpoint is complete
-        (an older one cannot be deleted) is a RuntimeWarning.
+        The background part of a save is completed by the next optimizer.step(), save or wait, or at
+        exit; its failure is raised there. A step below the newest in the folder is a ValueError,
+        unless load() has gone back to a step before it: then the later ones of the run that is left
+        are kept as step_N.abandoned. What goes wrong after a checkpoint is complete (an older one
+        cannot be deleted) is a RuntimeWarning. RuntimeError: another run is in the folder.
         """
         _check_types("save", optimizer, loader)
         state = {
@@ -78,13 +80,14 @@ class Checkpointer:
             "seed": _fmoe.seed(),
             "model": model_config.configs(model),
             "optimizer": _optimizer_state(optimizer),
-            "loader": _loader_state(loader),
+            "loader": None if loader is None else loader_state(loader),
             "extra": extra,
         }
         try:
             text = json.dumps(state, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"save: extra={extra!r} is not allowed: JSON is ({error})") from None
+        run_lock.hold(self.root)
         self._wait_for_others()
         _saving.add(self)
         self._store.save(step, model=model, optimizer=optimizer, state=text)
@@ -117,6 +120,8 @@ class Checkpointer:
                 f"load: on_corrupt={on_corrupt!r} is not allowed: 'raise', 'older' are"
             )
         _check_types("load", optimizer, loader)
+        if optimizer is not None and os.path.isdir(self.root):  # to go on with, not to look at
+            run_lock.hold(self.root)
         self._wait_for_others()
         self.wait()
         steps = self.steps()
@@ -132,11 +137,15 @@ class Checkpointer:
             try:
                 reader = _fmoe.CheckpointReader(path)
                 state = _parse(reader.state, path)
-                if loader is not None and state["loader"] is None:
-                    raise CheckpointError(f"{path} was saved without a loader: it has no position")
-                other = None if allow_other_data else _other_data(state["loader"], loader, path)
-                if other is None and not allow_other_model:
-                    other = _other_model(state.get("model"), model, path)
+                other = misfit(
+                    reader,
+                    state,
+                    model,
+                    optimizer,
+                    loader,
+                    allow_other_data=allow_other_data,
+                    allow_other_model=allow_other_model,
+                )
                 if other is None:
                     reader.read(model, optimizer)
             except CheckpointError as error:
@@ -146,7 +155,7 @@ class Checkpointer:
                 failure = error
                 continue
             if other is not None:  # an older checkpoint would not help
-                raise CheckpointError(other)
+                raise CheckpointError(f"{path}: {other}")
             self._apply(state, optimizer, loader)
             self._store.loaded(found, steps[-1])
             return found
@@ -177,8 +186,12 @@ class Checkpointer:
         self._store.wait()
 
     def poll(self) -> None:
-        """Commits a finished background save without waiting; call it between steps."""
-        self._store.poll()
+        """Commits a finished background save without waiting; so does every optimiser's step()."""
+        try:
+            self._store.poll()
+        finally:
+            if not self._store.busy:
+                _saving.discard(self)
 
 
 def _check_types(call: str, optimizer: object, loader: object) -> None:
@@ -225,19 +238,6 @@ def _restore_lr(optimizer: Optimizer, saved: dict[str, Any]) -> None:
             )
 
 
-def _loader_state(loader: DataLoader | None) -> dict[str, Any] | None:
-    if loader is None:
-        return None
-    return {
-        "position": loader.position,
-        "seed": loader.seed,
-        "seq_len": loader.seq_len,
-        "split": loader.split,
-        "num_samples": loader.num_samples,
-        "identity": loader.dataset.identity,
-    }
-
-
 def _parse(text: str, path: str) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads(text)
@@ -252,27 +252,6 @@ def _parse(text: str, path: str) -> dict[str, Any]:
     return state
 
 
-def _other_data(saved: dict[str, Any] | None, loader: DataLoader | None, path: str) -> str | None:
-    """What the loader reads otherwise than the checkpoint's run did; None: nothing."""
-    now = _loader_state(loader)
-    if saved is None or now is None:
-        return None
-    for key in ("identity", "seed", "seq_len", "split", "num_samples"):
-        if saved.get(key) != now[key]:
-            return (
-                f"{path} was trained on data of {key} {saved.get(key)!r}, the loader's is "
-                f"{now[key]!r}: the same, or allow_other_data=True, is wanted"
-            )
-    return None
-
-
-def _other_model(saved: Any, model: Any, path: str) -> str | None:
-    found = model_config.difference(saved or {}, model_config.configs(model))
-    if found is None:
-        return None
-    return f"{path} is of a model of {found}: the same, or allow_other_model=True, is wanted"
-
-
 def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a checkpoint says about itself, without reading its arrays: a dict with `step`,
     `manifest` (layout, files), `state` (optimizer, loader, seed, extra) and `arrays` (a list of
@@ -284,6 +263,15 @@ def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:
         "state": json.loads(reader.state),
         "arrays": reader.arrays,
     }
+
+
+def _between_steps() -> None:
+    """A background save is complete when the main thread says so: it does at the next step."""
+    for checkpointer in list(_saving):
+        checkpointer.poll()
+
+
+_fmoe.after_step(_between_steps)
 
 
 @atexit.register

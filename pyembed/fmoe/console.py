@@ -10,6 +10,8 @@ from typing import Any
 import _fmoe
 from _fmoe import DataLoader
 
+from . import memory_check
+
 BAR_WIDTH = 24
 BAR_SECONDS = 0.1  # between two pictures of the bar
 
@@ -60,19 +62,20 @@ class Console:
             f"{'file' if files == 1 else 'files'}, {count(self._tokens)} a step; "
             f"{steps - step} steps to go"
         )
+        self._forecast()
         if hasattr(model, "flops_per_token"):
             self._flops = model.flops_per_token(self._loader.seq_len)
             self._peak = _fmoe.measure_peak(getattr(model, "dtype", "float32"))
 
+    def _forecast(self) -> None:
+        parts = memory_check.predicted(self._model, self._loader)
+        if parts is not None:
+            roles = ", ".join(f"{name} {size(n)}" for name, n in parts.items())
+            self.say(f"memory: {size(sum(parts.values()))} predicted ({roles})")
+
     def _memory(self) -> None:
-        """Predicted against measured, after the first step."""
-        text = f"memory: {size(_fmoe.memory()['peak'])} at its peak"
-        plan = getattr(self._model, "memory_plan", None)
-        if plan is not None:
-            parts = plan(self._loader.rows, seq_len=self._loader.seq_len)
-            text += f", predicted {size(sum(parts.values()))} ("
-            text += ", ".join(f"{name} {size(n)}" for name, n in parts.items()) + ")"
-        self.say(text)
+        """Measured, after the first step."""
+        self.say(f"memory: {size(_fmoe.memory()['peak'])} at its peak")
 
     def step(self, values: dict[str, Any], steps: int) -> None:
         """Counts a step, and moves the bar."""

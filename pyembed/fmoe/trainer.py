@@ -14,7 +14,7 @@ from typing import Any
 import _fmoe
 from _fmoe import DataLoader, Optimizer, StepInfo
 
-from . import console
+from . import console, memory_check, run_lock
 from .checkpointer import Checkpointer
 from .metrics import Metrics
 from .module import no_grad
@@ -72,6 +72,10 @@ class Trainer:
                 f"Trainer: optimizer.micro_batches={optimizer.micro_batches} and "
                 f"loader.micro_batches={loader.micro_batches}: the same is wanted"
             )
+        if save_every is not None and checkpointer is None:
+            raise ValueError(f"Trainer: save_every={save_every} and no checkpointer: one is wanted")
+        if eval_every is not None and eval_loader is None:
+            raise ValueError(f"Trainer: eval_every={eval_every} and no eval_loader: one is wanted")
         if not optimizer.trains(model):
             raise ValueError(
                 "Trainer: optimizer trains another model: the one of `model` is wanted"
@@ -82,6 +86,11 @@ class Trainer:
             raise ValueError(
                 "Trainer: eval_loader has split='train', which has no end: "
                 "'valid' or 'test' is wanted"
+            )
+        if eval_loader is not None and _overlap(loader, eval_loader):
+            raise ValueError(
+                f"Trainer: eval_loader reads {eval_loader.share} of the data that loader reads "
+                f"{loader.share} of: give both the same split_ratio"
             )
         vocab = getattr(model, "vocab_size", None)
         if vocab is not None and vocab < loader.dataset.vocab_size:
@@ -115,6 +124,8 @@ class Trainer:
         values: dict[str, Any] = {"step": self.optimizer.steps}
         if self.optimizer.steps >= steps:
             self._console.say(f"{self.optimizer.steps} of {steps} steps are done already")
+        else:
+            memory_check.check(self.model, self.loader)
         with _Signals(self):
             self.model.train()
             self._console.begin(self.optimizer.steps, steps)
@@ -166,8 +177,6 @@ class Trainer:
         if _due(step, self.log_every) or step == steps:
             values.update(self._console.report(values, steps))
         self._write("train", values)
-        if self.checkpointer is not None:
-            self.checkpointer.poll()
         if self.on_step is not None:
             self.on_step(dict(values))
         return values
@@ -254,7 +263,10 @@ class Trainer:
 
     def _resume(self) -> None:
         """Goes on where the newest checkpoint stands; only a run that has not begun does."""
-        if self.checkpointer is None or self.optimizer.steps > 0:
+        if self.checkpointer is None:
+            return
+        run_lock.hold(self.checkpointer.root)  # before the metrics of another run are touched
+        if self.optimizer.steps > 0:
             return
         step = self.checkpointer.load(
             model=self.model, optimizer=self.optimizer, loader=self.loader, on_corrupt="older"
@@ -269,6 +281,13 @@ class Trainer:
     def _write(self, kind: str, values: dict[str, Any]) -> None:
         if self._metrics is not None:
             self._metrics.write({"kind": kind, "time": time.time(), **values})
+
+
+def _overlap(a: DataLoader, b: DataLoader) -> bool:
+    """Whether what is evaluated is trained on."""
+    if a.dataset.identity != b.dataset.identity:
+        return False
+    return a.share[0] < b.share[1] - 1e-9 and b.share[0] < a.share[1] - 1e-9
 
 
 def _due(step: int, every: int | None) -> bool:

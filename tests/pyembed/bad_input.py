@@ -179,7 +179,7 @@ def tensors() -> None:
     t = fmoe.tensor([1.0, 2.0])
     raises(ValueError, lambda: t.copy_([1.0]), "copy_", "1 elements", "[2] float32")
     raises(ValueError, lambda: float(t), "2")
-    raises(TypeError, lambda: t + 1, "")
+    raises(TypeError, lambda: t + "1", "")
     raises(ValueError, t.backward, "[2]", "gradient")
     raises(RuntimeError, fmoe.tensor([1.0]).backward, "backward")
     raises(TypeError, lambda: setattr(t, "requires_grad", 1), "requires_grad")
@@ -255,6 +255,18 @@ def trainer() -> None:
         stranger = fmoe.SGD(small.model(), lr=0.1, micro_batches=2)
         raises(ValueError, make(stranger), "optimizer", "another model")
         raises(ValueError, make(two, metrics=folder), "metrics", "folder")
+        raises(ValueError, make(two, save_every=5), "save_every=5", "checkpointer")
+        raises(ValueError, make(two, eval_every=5), "eval_every=5", "eval_loader")
+        other = fmoe.DataLoader(d, batch_size=2, seq_len=8, split="valid", split_ratio=(0.5, 0.5))
+        raises(ValueError, make(two, eval_loader=other), "(0.5, 1.0)", "(0.0, 0.98)")
+        huge = fmoe.DataLoader(d, batch_size=1 << 26, seq_len=8, micro_batches=2)
+        raises(
+            MemoryError,
+            lambda: fmoe.Trainer(m, two, huge).fit(1),
+            "a step needs",
+            "batch_size",
+            "activations",
+        )
         raises(ValueError, lambda: make(two)().fit("5"), "steps='5'")
         narrow = small.model(vocab_size=100)
         raises(

@@ -44,7 +44,9 @@ def wrong_paths() -> None:
             ):
                 out = run(["-m", f"fmoe.tools.{tool}", path])
                 assert out.returncode == 1 and out.stdout == "", out
-                assert out.stderr.startswith(f"{tool}: {path}: ") and words in out.stderr, out.stderr
+                assert out.stderr.startswith(f"{tool}: {path}: ") and words in out.stderr, (
+                    out.stderr
+                )
                 assert out.stderr.count("\n") == 1, out.stderr
 
 

@@ -1,10 +1,12 @@
 """A run's folder: which step it goes on from, and what is said about it."""
 
 import os
+import subprocess
+import time
 import warnings
 
 import small
-from harness import case, main, raises, run, scratch
+from harness import TRAIN, case, main, raises, run, scratch
 
 import fmoe
 
@@ -84,7 +86,7 @@ def going_back() -> None:
 
 @case
 def a_corrupt_newest_does_not_win_again() -> None:
-    """The Trainer takes the older one, goes on below the corrupt step, and is resumed from there."""
+    """The Trainer takes the older one, goes on below the corrupt one, and is resumed from there."""
     with scratch() as folder:
         root = os.path.join(folder, "run")
 
@@ -140,6 +142,81 @@ def two_checkpointers_of_one_script() -> None:
         assert a.load(model=m, optimizer=opt) == 6  # b's, which was still being written
         a.wait(), b.wait()
         assert a.steps() == [4, 5, 6]
+
+
+RUN = """
+import fmoe, small, sys, time
+m = small.model()
+o = fmoe.AdamW(m, lr=0.01)
+store = fmoe.Checkpointer(sys.argv[1])
+store.load(model=m, optimizer=o)
+store.save(o.steps + 1, model=m, optimizer=o)
+print("holds it", flush=True)
+time.sleep(60)
+"""
+
+
+@case
+def one_run_at_a_time() -> None:
+    """A second run would replace the first's checkpoints and metrics. kill -9 frees the folder."""
+    with scratch() as folder:
+        run_folder = folder + "/run"
+        command = [TRAIN, "-c", RUN, run_folder]
+        first = subprocess.Popen(command, cwd=small.FOLDER, stdout=subprocess.PIPE, text=True)
+        assert first.stdout.readline() == "holds it\n"
+        m = small.model()
+        store, opt = fmoe.Checkpointer(run_folder), fmoe.AdamW(m, lr=0.01)
+        words = run_folder, f"in use by process {first.pid} on"
+        raises(RuntimeError, lambda: store.save(5, model=m), *words)
+        raises(RuntimeError, lambda: store.load(model=m, optimizer=opt), *words)
+        with open(folder + "/metrics.jsonl", "w", encoding="ascii") as f:
+            f.write('{"kind": "train", "step": 7}\n')
+        data = fmoe.ByteDataset(small.write_text(folder))
+        loader = fmoe.DataLoader(data, batch_size=2, seq_len=8)
+        trainer = fmoe.Trainer(
+            m, opt, loader, checkpointer=store, metrics=folder + "/metrics.jsonl"
+        )
+        raises(RuntimeError, lambda: trainer.fit(2), *words)
+        with open(folder + "/metrics.jsonl", encoding="ascii") as f:
+            assert '"step": 7' in f.read()
+        assert store.load(model=m) in (None, 1)  # to look at it is allowed
+        first.kill()
+        first.wait()
+        store.save(5, model=m)
+        store.wait()
+
+
+@case
+def a_forked_child_does_not_keep_the_folder() -> None:
+    with scratch() as folder:
+        m, store = small.model(), fmoe.Checkpointer(folder + "/run")
+        store.save(1, model=m)
+        store.wait()
+        child = os.fork()
+        if child == 0:
+            held = [
+                os.readlink(f"/proc/self/fd/{fd}")
+                for fd in os.listdir("/proc/self/fd")
+                if os.path.islink(f"/proc/self/fd/{fd}")
+            ]
+            os._exit(any("run.lock" in path for path in held))
+        assert os.waitpid(child, 0)[1] == 0
+
+
+@case
+def steps_complete_a_background_save() -> None:
+    """A loop of one's own needs no poll(): kill -9 loses at most what came after the last save."""
+    with scratch() as folder:
+        m, store = small.model(), fmoe.Checkpointer(folder + "/run")
+        opt = fmoe.AdamW(m, lr=0.01)
+        store.save(0, model=m, optimizer=opt)
+        for _ in range(1000):
+            m(*small.batch()).loss.backward()
+            opt.step()
+            if store.steps() == [0]:
+                break
+            time.sleep(0.01)
+        assert store.steps() == [0], "1000 steps have not completed it"
 
 
 main()

@@ -87,6 +87,26 @@ def sizes_that_overflow() -> None:
 
 
 @case
+def arithmetic() -> None:
+    t = fmoe.tensor([[1.0, -2.0], [0.5, 4.0]], requires_grad=True)
+    for got, want in (
+        (t + 1, [[2.0, -1.0], [1.5, 5.0]]),
+        (2 - t, [[1.0, 4.0], [1.5, -2.0]]),
+        (t - 0.5, [[0.5, -2.5], [0.0, 3.5]]),
+        (-t, [[-1.0, 2.0], [-0.5, -4.0]]),
+        (t / 4, [[0.25, -0.5], [0.125, 1.0]]),
+        (t - t * 2.0, [[-1.0, 2.0], [-0.5, -4.0]]),
+    ):
+        assert got.tolist() == want, (got.tolist(), want)
+    fmoe.sum(3.0 - (t - t * 3.0) / 2).backward()  # 3 + t
+    assert t.grad.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    raises(ZeroDivisionError, lambda: t / 0)
+    raises(TypeError, lambda: t / t)
+    raises(TypeError, lambda: t + "one")
+    raises(TypeError, lambda: t - True)
+
+
+@case
 def losses_of_routers() -> None:
     """By hand: 4 tokens, 2 experts; three of four first choices are expert 0."""
     probs = fmoe.tensor([[0.9, 0.1], [0.7, 0.3], [0.6, 0.4], [0.2, 0.8]], requires_grad=True)

@@ -18,6 +18,22 @@ def modules():
 
 
 @case
+def numpy_on_the_left() -> None:
+    """The tensor computes, and its graph stays."""
+    np, _ = modules()
+    t = fmoe.tensor([1.0, 2.0], requires_grad=True)
+    for y in (np.float32(0.5) * t, np.float64(2) + t, np.int64(3) - t, t / np.float32(4)):
+        assert isinstance(y, fmoe.Tensor), y
+    (np.float32(0.5) * t).backward([1.0, 1.0])
+    assert t.grad.tolist() == [0.5, 0.5]
+    for add in (lambda: np.ones(2, "f") + t, lambda: t + np.ones(2, "f")):
+        try:
+            raise AssertionError(f"gave {add()!r}")
+        except TypeError:
+            pass
+
+
+@case
 def both_write_and_read() -> None:
     np, h5py = modules()
     with scratch() as folder:

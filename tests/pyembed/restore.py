@@ -53,6 +53,43 @@ def a_part_of_a_module() -> None:
         raises(fmoe.CheckpointError, lambda: store.load(model=Two(4)), "part: n_head=2, not 4")
 
 
+@case
+def another_shape_is_no_damage() -> None:
+    """on_corrupt="older" does not look for an older checkpoint that happens to fit."""
+    with scratch() as folder:
+        store = fmoe.Checkpointer(folder + "/run")
+        narrow, wide = small.model(), small.model(d_model=32)
+        store.save(1, model=wide)
+        store.wait()
+        store.save(2, model=narrow)
+        store.wait()
+        words = "step_00000002", "embed.token is [256, 16] there and [256, 32] in the model"
+        raises(fmoe.CheckpointError, lambda: store.load(model=wide, on_corrupt="older"), *words)
+        more = small.model(n_layer=3)
+        raises(fmoe.CheckpointError, lambda: store.load(model=more), "the model has 'layers.2.")
+
+
+@case
+def another_optimizer() -> None:
+    with scratch() as folder:
+        store, m = fmoe.Checkpointer(folder + "/run"), small.model()
+        store.save(1, model=m, optimizer=fmoe.SGD(m, lr=0.1, momentum=0.9))
+        store.wait()
+        adam, plain = fmoe.AdamW(m, lr=0.1), fmoe.SGD(m, lr=0.1)
+        for optimizer, words in ((adam, ("'sgd'", "'adamw'")), (plain, ("['sgd.m']", "keeps []"))):
+            load = lambda o=optimizer: store.load(model=m, optimizer=o)  # noqa: E731
+            raises(fmoe.CheckpointError, load, *words)
+        assert store.load(model=m, optimizer=fmoe.SGD(m, lr=0.1, momentum=0.5)) == 1
+        store.save(2, model=m)
+        store.wait()
+        raises(
+            fmoe.CheckpointError,
+            lambda: store.load(model=m, optimizer=adam),
+            "without an optimizer",
+        )
+        assert store.load(model=m) == 2
+
+
 SAVE = """
 import fmoe, sys, small
 m = small.model()

@@ -1,0 +1,51 @@
+"""One run in a folder at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from typing import IO
+
+_held: dict[str, IO[str]] = {}  # by the folder's real path: the program's Checkpointers share it
+
+
+def hold(folder: str) -> None:
+    """Keeps the folder for this program until it ends, however it ends: a lock on `run.lock` there.
+
+    RuntimeError where another program holds it: two runs would replace each other's checkpoints and
+    metrics. Where the file system has no locks there is none.
+    """
+    os.makedirs(folder, exist_ok=True)
+    key = os.path.realpath(folder)
+    if key in _held:
+        return
+    file = open(os.path.join(folder, "run.lock"), "a+", encoding="utf-8")  # noqa: SIM115 (kept open)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another program"
+        file.close()
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise RuntimeError(
+                f"{folder} is in use by {holder}: end that run, or take another folder"
+            ) from None
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    _held[key] = file
+
+
+def _forget() -> None:
+    """A forked child must not keep the folder when its parent has died."""
+    for file in _held.values():
+        with contextlib.suppress(OSError):
+            os.close(file.fileno())
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
