@@ -20,8 +20,10 @@ int fm_package_dir(char *out, size_t n) {
     exe[len] = 0;
     char beside[PATH_MAX + 16];
     snprintf(beside, sizeof beside, "%s.runfiles", exe);
-    /* The program's own first: RUNFILES_DIR may be another program's that started us. */
-    const char *roots[] = {beside, getenv("RUNFILES_DIR"), getenv("TEST_SRCDIR")};
+    /* A test has its own tree, where Bazel has put what it built now; beside the program lies what its
+     * last build on its own put there. RUNFILES_DIR comes last: it may be another program's that
+     * started us. */
+    const char *roots[] = {getenv("TEST_SRCDIR"), beside, getenv("RUNFILES_DIR")};
     /* Bazel's name of the tree: with WORKSPACE, with MODULE.bazel. */
     static const char *const names[] = {"fmoe", "_main"};
     for (size_t r = 0; r < sizeof roots / sizeof *roots; r++) {

@@ -4,7 +4,7 @@ import gc
 import weakref
 
 import small
-from harness import case, main, raises, run
+from harness import case, main, raises, run, scratch
 
 import fmoe
 
@@ -112,8 +112,9 @@ def a_slash_in_a_name() -> None:
         def __init__(self) -> None:
             self.parts = {"a/b": fmoe.Parameter((2,))}
 
-    store = fmoe.Checkpointer("odd")
-    raises(ValueError, lambda: store.save(1, model=Odd()), "'parts.a/b'", "'/'")
+    with scratch() as folder:
+        store = fmoe.Checkpointer(folder)
+        raises(ValueError, lambda: store.save(1, model=Odd()), "'parts.a/b'", "'/'")
 
 
 COMPUTES_ON = """
