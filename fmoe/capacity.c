@@ -15,7 +15,7 @@ typedef struct candidate {
     int32_t token, choice;
 } candidate;
 
-/* Highest score first; ties to the earlier token. NaN cannot occur: top_k refuses it. */
+/* Highest score first; ties to the earlier token. NaN cannot occur: the layer refuses it. */
 static int better_first(const void *a, const void *b) {
     const candidate *x = a, *y = b;
     if (x->score != y->score) return x->score > y->score ? -1 : 1;

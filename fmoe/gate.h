@@ -1,7 +1,7 @@
 /* Gates: who goes where, and with what weight.
  *
- * A gate turns router logits into indices [T, k] (int32, -1 = dropped) and scores
- * [T, k] (fp32, differentiable), and may give a balance loss. One file per gate, one
+ * A gate turns router logits into indices [T, k] (int32, -1 = not taken) and scores
+ * [T, k] (fp32, differentiable, no NaN), and may give a balance loss. One file per gate, one
  * registry. A gate adds no capacity drops: the layer does, after it.
  */
 #ifndef FM_FMOE_GATE_H

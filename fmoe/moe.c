@@ -2,6 +2,7 @@
 
 #include "fmoe/feed_forward.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,7 +45,11 @@ static fm_status add_pair(const maker *k, const char *layer, int ndim, const int
 fm_status fm_moe_init(fm_ctx *ctx, fm_moe *m, const char *name, const fm_moe_config *config,
                       const fm_gate *gate, fm_mesh *mesh, int64_t d_model, fm_dtype dtype,
                       float std, float std_down, fm_param_set *params) {
-    *m = (fm_moe){.config = *config, .mesh = mesh, .d_model = d_model, .training = true};
+    *m = (fm_moe){.config = *config,
+                  .mesh = mesh,
+                  .d_model = d_model,
+                  .training = true,
+                  .stats = {.balance = NAN, .z = NAN}};
     FM_TRY(fm_moe_config_check(ctx, &m->config, gate));
     snprintf(m->name, sizeof m->name, "%s", name);
     m->stream = fm_rng_stream(name);
@@ -103,6 +108,24 @@ out:
     return status;
 }
 
+/* NaN has no place in an order of scores, and would reach every parameter by the backward pass. It
+ * comes from a gate that is not ours, or from infinite logits. */
+static fm_status check_scores(fm_ctx *ctx, const fm_gate_out *out) {
+    float *score = NULL;
+    double balance = 0;
+    fm_status status = FM_OK;
+    int64_t n = fm_numel(out->scores), k = fm_cols_of(out->scores), bad = 0;
+    FM_TRY_GOTO(fm_host_view(ctx, out->scores, (void **)&score));
+    while (bad < n && !isnan(score[bad])) bad++;
+    FM_CHECK_GOTO(bad == n, FM_ERR_NAN, "the gate's score of token %lld, choice %lld is NaN",
+                  (long long)(bad / k), (long long)(bad % k));
+    if (out->balance) FM_TRY_GOTO(fm_tensor_item(ctx, out->balance, &balance));
+    FM_CHECK_GOTO(!isnan(balance), FM_ERR_NAN, "the gate's loss is NaN");
+out:
+    fm_host_release(ctx, score);
+    return status;
+}
+
 /* Router and gate: who goes where. x is [T, d]. */
 static fm_status route(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_ids, int64_t B,
                        fm_gate_out *out, fm_tensor **z) {
@@ -119,6 +142,8 @@ static fm_status route(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_id
     }
     fm_gate_in in = {.x = x, .logits = logits, .token_ids = token_ids, .T = fm_rows_of(x), .B = B};
     FM_TRY_GOTO(m->gate->forward(ctx, m, &in, out));
+    FM_TRY_GOTO(check_scores(ctx, out));
+    FM_TRY_GOTO(fm_moe_note_routing(ctx, m, &in, out, *z));
 out:
     fm_tensor_free(router_in);
     fm_tensor_free(logits);
@@ -192,7 +217,6 @@ fm_status fm_moe_forward(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_
 
     FM_TRY_GOTO(fm_reshape(ctx, &rows, x, 2, (int64_t[]){-1, m->d_model}));
     FM_TRY_GOTO(route(ctx, m, rows, token_ids, B, &gate, &out->z));
-    FM_TRY_GOTO(fm_moe_note_routing(ctx, m, &gate, out->z));
     FM_TRY_GOTO(settle(ctx, m, &gate, B));
     FM_TRY_GOTO(fm_moe_map_new(ctx, &map, gate.indices, m->config.num_experts));
     FM_TRY_GOTO(fm_moe_note_dispatch(ctx, m, &gate, &map));
@@ -237,12 +261,15 @@ out:
     return status;
 }
 
-double fm_moe_flops_per_token(const fm_moe *m) {
+double fm_moe_flops_per_token(const fm_moe *m, bool measured) {
     const fm_moe_config *c = &m->config;
+    const fm_moe_stats *s = &m->stats;
+    double experts = (double)c->top_k;
+    if (measured && s->tokens > 0) experts = (double)s->kept / (double)s->tokens;
     double up = fm_act_is_glu(c->activation) ? 2 : 1, d = (double)m->d_model;
     double expert = 2.0 * d * (double)c->d_hidden * (up + 1);
     double router = m->gate->own_router ? 0 : 2.0 * d * (double)c->num_experts;
-    return router + expert * (double)(c->top_k + c->num_shared_experts);
+    return router + expert * (experts + (double)c->num_shared_experts);
 }
 
 int64_t fm_moe_num_active_parameters(const fm_moe *m) {

@@ -40,14 +40,20 @@ fm_moe_config fm_moe_config_default(int64_t num_experts, int64_t d_hidden);
  * gate: NULL means the registry's c->gate. */
 fm_status fm_moe_config_check(fm_ctx *ctx, fm_moe_config *c, const fm_gate *gate);
 
-/* Statistics of the last forward, on the host. */
+/* Statistics of the last forward, on the host. Of T·k places the gate takes `choices` (gshard draws
+ * its second ones; a gate may write -1 itself), and capacity leaves `kept` of these. */
 typedef struct fm_moe_stats {
     int64_t tokens;            /* T */
+    int64_t choices;           /* that the gate made */
+    int64_t kept;              /* that experts computed */
     double load_max_over_mean; /* busiest expert over the mean, before drops */
     double load_cv;            /* coefficient of variation of tokens per expert */
-    double dropped;            /* fraction of the T·k choices that capacity or sampling dropped */
+    double not_taken;          /* 1 - choices / (T·k): the gate's doing */
+    double dropped;            /* 1 - kept / choices: capacity's doing */
     double entropy;            /* of the experts' shares of the choices, nats, in [0, ln E] */
-    double balance, z;         /* unweighted losses; 0 where not computed */
+    /* Losses, unweighted, whatever their weight; NaN where not measured: before the first forward,
+     * z of a gate with its own router, balance of such a gate if it gives none. */
+    double balance, z;
 } fm_moe_stats;
 
 /* What a forward gives. The losses are unweighted, [1] fp32, on the tape where their weight is not
@@ -73,7 +79,7 @@ typedef struct fm_moe {
     fm_tensor *shared_up_w, *shared_up_b, *shared_down_w, *shared_down_b;
     const fm_gate *gate;
     /* of the last forward, for statistics and fmoe.MoELayer.routing; NULL before it */
-    fm_tensor *last_indices, *last_scores; /* int32 [T, k], -1 = dropped; fp32 [T, k] */
+    fm_tensor *last_indices, *last_scores; /* int32 [T, k], -1 = none; fp32 [T, k] */
     fm_tensor *last_counts;                /* int32 [E], after drops */
     fm_moe_stats stats;
 } fm_moe;
@@ -90,8 +96,10 @@ void fm_moe_free(fm_moe *m); /* drops what it holds; safe on a zeroed one */
 fm_status fm_moe_forward(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_ids,
                          fm_moe_out *out);
 
-/* Statistics, called by fm_moe_forward before and after drops. */
-fm_status fm_moe_note_routing(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate, const fm_tensor *z);
+/* Statistics, called by fm_moe_forward before and after drops. A loss that training has not asked
+ * for is computed off the tape: a softmax and a logsumexp over [T, E]. z may be NULL. */
+fm_status fm_moe_note_routing(fm_ctx *ctx, fm_moe *m, const fm_gate_in *in, const fm_gate_out *gate,
+                              const fm_tensor *z);
 fm_status fm_moe_note_dispatch(fm_ctx *ctx, fm_moe *m, const fm_gate_out *gate,
                                const fm_moe_map *map);
 void fm_moe_forget_last(fm_moe *m); /* the last forward's routing */
@@ -100,8 +108,9 @@ void fm_moe_forget_last(fm_moe *m); /* the last forward's routing */
 fm_status fm_moe_aux_loss(fm_ctx *ctx, const fm_moe *m, const fm_moe_out *out, int64_t n_layers,
                           fm_tensor **loss);
 
-/* FLOPs of one token through router, its experts and the shared ones, forward. */
-double fm_moe_flops_per_token(const fm_moe *m);
+/* FLOPs of one token through router, its experts and the shared ones, forward: of top_k experts,
+ * or, measured, of as many as computed it in the last forward on average. */
+double fm_moe_flops_per_token(const fm_moe *m, bool measured);
 /* Parameters that one token uses. */
 int64_t fm_moe_num_active_parameters(const fm_moe *m);
 

@@ -92,8 +92,9 @@ void fm_gpt_train(fm_gpt *m, bool training);
 int64_t fm_gpt_num_parameters(const fm_gpt *m);        /* global */
 int64_t fm_gpt_num_active_parameters(const fm_gpt *m); /* of which one token uses */
 /* FLOPs of one token of a training step with sequences of S: 3 × forward; attention counted
- * causally (2·S·H·dh a layer forward), normalisations and activations not at all. */
-double fm_gpt_flops_per_token(const fm_gpt *m, int64_t S);
+ * causally (2·S·H·dh a layer forward), normalisations and activations not at all. Of MoE layers top_k
+ * experts, or, measured, as many as computed a token of the last forward on average. */
+double fm_gpt_flops_per_token(const fm_gpt *m, int64_t S, bool measured);
 
 /* Bytes that a training step on B sequences of S holds at its peak, by role. */
 typedef struct fm_memory_plan {

@@ -28,7 +28,7 @@ int64_t fm_gpt_num_active_parameters(const fm_gpt *m) {
     return n;
 }
 
-double fm_gpt_flops_per_token(const fm_gpt *m, int64_t S) {
+double fm_gpt_flops_per_token(const fm_gpt *m, int64_t S, bool measured) {
     const fm_gpt_config *c = &m->config;
     double d = (double)c->d_model, dh = d / (double)c->n_head;
     double qkv = (double)(c->n_head + 2 * c->n_kv_head) * dh;
@@ -37,7 +37,7 @@ double fm_gpt_flops_per_token(const fm_gpt *m, int64_t S) {
     for (int64_t i = 0; i < c->n_layer; i++) {
         forward += 2 * d * qkv + 2 * d * d; /* qkv, out */
         forward += 2 * (double)(S + 1) * d; /* q·k and p·v, (S+1)/2 keys on average */
-        forward += m->blocks[i].moe ? fm_moe_flops_per_token(m->blocks[i].moe)
+        forward += m->blocks[i].moe ? fm_moe_flops_per_token(m->blocks[i].moe, measured)
                                     : 2 * d * (up + (double)c->d_hidden);
     }
     return 3 * forward;

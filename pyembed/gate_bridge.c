@@ -39,7 +39,7 @@ static bool check_indices(fm_tensor *t, const char *name, int64_t E) {
         ok = e >= -1 && e < E;
         if (!ok)
             PyErr_Format(PyExc_ValueError,
-                         "%s: the gate's indices hold %d: -1 (dropped) to %lld are allowed", name,
+                         "%s: the gate's indices hold %d: -1 (not taken) to %lld are allowed", name,
                          (int)e, (long long)E - 1);
     }
     fm_values_free(&v);

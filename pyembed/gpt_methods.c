@@ -147,6 +147,11 @@ static PyObject *generate(PyObject *o, PyObject *const *args, Py_ssize_t nargs, 
 
 /* ---- numbers about the model */
 
+/* None where a loss is not measured. */
+static PyObject *measured(double loss) {
+    return isnan(loss) ? Py_NewRef(Py_None) : PyFloat_FromDouble(loss);
+}
+
 static PyObject *layer_stats(const fm_gpt *gpt, int64_t layer) {
     const fm_moe *m = gpt->blocks[layer].moe;
     PyObject *counts = PyList_New(0);
@@ -158,11 +163,11 @@ static PyObject *layer_stats(const fm_gpt *gpt, int64_t layer) {
     }
     if (!counts) return NULL;
     const fm_moe_stats *s = &m->stats;
-    return Py_BuildValue("{s:L,s:L,s:N,s:d,s:d,s:d,s:d,s:d,s:d}", "layer", (long long)layer,
+    return Py_BuildValue("{s:L,s:L,s:N,s:d,s:d,s:d,s:d,s:d,s:N,s:N}", "layer", (long long)layer,
                          "tokens", (long long)s->tokens, "tokens_per_expert", counts,
                          "load_max_over_mean", s->load_max_over_mean, "load_cv", s->load_cv,
-                         "dropped", s->dropped, "entropy", s->entropy, "balance_loss", s->balance,
-                         "z_loss", s->z);
+                         "not_taken", s->not_taken, "dropped", s->dropped, "entropy", s->entropy,
+                         "balance_loss", measured(s->balance), "z_loss", measured(s->z));
 }
 
 static PyObject *moe_stats(PyObject *o, PyObject *unused) {
@@ -203,18 +208,30 @@ static PyObject *memory_plan(PyObject *o, PyObject *const *args, Py_ssize_t n, P
                          (Py_ssize_t)p.activations);
 }
 
+typedef struct flops_args {
+    int64_t seq_len;
+    bool measured;
+} flops_args;
+static const fm_option flops_rows[] = {
+    {"seq_len", offsetof(flops_args, seq_len), FM_OPT_INT_OR_NONE, 1, INT32_MAX, 0, NULL, "None",
+     "tokens of a sequence; None: the model's", NULL},
+    {"measured", offsetof(flops_args, measured), FM_OPT_BOOL, 0, 0, 0, NULL, "False",
+     "count the experts that the last forward used", NULL},
+    {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
+};
 static const fm_options flops_options = {
-    "flops_per_token", size_rows + 1, 1,
+    "flops_per_token", flops_rows, 1,
     "Floating-point operations of one token of a training step: forward and backward, attention "
-    "counted causally."};
+    "counted causally; with top_k experts or, measured, with as many as computed a token of the "
+    "last forward on average."};
 
 static PyObject *flops_per_token(PyObject *o, PyObject *const *args, Py_ssize_t n,
                                  PyObject *names) {
-    size_args a;
+    flops_args a;
     if (!fm_options_parse_fast(&flops_options, args, n, names, &a)) return NULL;
     const fm_gpt *gpt = gpt_of(o);
     return PyFloat_FromDouble(
-        fm_gpt_flops_per_token(gpt, a.seq_len ? a.seq_len : gpt->config.seq_len));
+        fm_gpt_flops_per_token(gpt, a.seq_len ? a.seq_len : gpt->config.seq_len, a.measured));
 }
 
 static PyObject *describe(PyObject *type, PyObject *unused) {
@@ -246,16 +263,19 @@ PyMethodDef fm_gpt_methods[] = {
      "top_k None: among all. Nothing is dropped and no noise drawn; the window slides."},
     {"moe_stats", moe_stats, METH_NOARGS,
      "moe_stats($self)\n--\n\nOf the last forward, one dict for each MoE layer: layer, tokens,\n"
-     "tokens_per_expert (after drops), load_max_over_mean, load_cv, dropped (fraction of the\n"
-     "choices that no expert got: over its capacity, or not taken by the gate), entropy (nats,\n"
-     "at most ln num_experts), balance_loss (unweighted; 0: the gate has none), z_loss\n"
-     "(unweighted; 0 where z_loss_weight is 0)."},
+     "tokens_per_expert (after drops), load_max_over_mean, load_cv (both before drops), not_taken\n"
+     "(fraction of the tokens*top_k choices that the gate did not make: gshard's random second),\n"
+     "dropped (fraction of those made that capacity dropped), entropy (nats, at most\n"
+     "ln num_experts), balance_loss, z_loss (unweighted, whatever their weight; None where not\n"
+     "measured: before the first forward, and of a gate in Python z_loss, and balance_loss if it\n"
+     "gives none)."},
     {"memory_plan", FAST(memory_plan),
      "memory_plan($self, batch_size, *, seq_len=None)\n--\n\nPredicted bytes of a training step "
      "on this rank, a dict:\nparameters, gradients, moments, activations."},
     {"flops_per_token", FAST(flops_per_token),
-     "flops_per_token($self, seq_len=None)\n--\n\nFloating-point operations of one token of a "
-     "training step: forward and backward,\nattention counted causally."},
+     "flops_per_token($self, seq_len=None, *, measured=False)\n--\n\nFloating-point operations of "
+     "one token of a training step: forward and backward,\nattention counted causally; with top_k "
+     "experts or, measured, with as many as computed\na token of the last forward on average."},
     {"options", describe, METH_NOARGS | METH_CLASS,
      "options($type)\n--\n\nA tuple of dicts, one for each argument: name, type, required, "
      "default, "

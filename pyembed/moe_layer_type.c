@@ -155,7 +155,7 @@ static PyObject *get_aux(PyObject *o, void *unused) {
 }
 
 static PyStructSequence_Field routing_fields[] = {
-    {"indices", "int32 Tensor [T, k]: each token's experts, -1 = dropped"},
+    {"indices", "int32 Tensor [T, k]: each token's experts, -1 = not taken, or dropped"},
     {"scores", "float32 Tensor [T, k]"},
     {"tokens_per_expert", "int32 Tensor [E], after drops"},
     {NULL, NULL},

@@ -50,7 +50,7 @@ static const fm_option rows[] = {
      "layer I is MoE when (I+1) % every == 0; or the MoE layers' numbers, from 0",
      "int | Sequence[int]"},
     {FIELD(renormalize), FM_OPT_BOOL, 0, 0, 0, NULL, "False",
-     "scores of the choices that were not dropped are divided by their sum", NULL},
+     "scores of the choices that experts compute are divided by their sum", NULL},
     {FIELD(jitter), FM_OPT_FLOAT, 0, 1, FM_OPEN_HIGH, NULL, "0.0",
      "switch: in training the router's input is multiplied by U[1 - jitter, 1 + jitter]", NULL},
     {"second_policy", offsetof(moe_args, config.random_second), FM_OPT_SWITCH, 0, 0, 0,

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import _fmoe
-from _fmoe import DataLoader
+from _fmoe import GPT, DataLoader
 
 from . import memory_check
 
@@ -28,7 +28,6 @@ class Console:
         self._bits = loader.dataset.vocab_size == 256  # a token is a byte
         self._tokens = loader.batch_size * loader.seq_len
         self._peak: float | None = None
-        self._flops: float | None = None
         self._seconds, self._steps, self._total_seconds, self._total_steps = 0.0, 0, 0.0, 0
         self._first = True
 
@@ -64,8 +63,18 @@ class Console:
         )
         self._forecast()
         if hasattr(model, "flops_per_token"):
-            self._flops = model.flops_per_token(self._loader.seq_len)
-            self._peak = _fmoe.measure_peak(getattr(model, "dtype", "float32"))
+            self._peak = self._measure_peak()
+
+    def _measure_peak(self) -> float:
+        return _fmoe.measure_peak(getattr(self._model, "dtype", "float32"))
+
+    def _peak_share(self, flops: float) -> float:
+        """Of the fastest product that was seen. What the model reaches was possible: a peak below it
+        was measured while the machine did something else."""
+        assert self._peak is not None
+        if flops > self._peak:
+            self._peak = max(flops, self._measure_peak())
+        return flops / self._peak
 
     def _forecast(self) -> None:
         parts = memory_check.predicted(self._model, self._loader)
@@ -112,17 +121,21 @@ class Console:
             f"{self._quality(values['loss'])}  lr {values['lr']:.2e}  "
             f"grad {values['grad_norm']:.3f}  {count(rate)} tokens/s"
         )
-        if self._flops is not None and self._peak:
-            more["model_flops"] = self._flops * rate
-            more["peak_share"] = more["model_flops"] / self._peak
+        if self._peak:
+            measured = {"measured": True} if isinstance(self._model, GPT) else {}
+            flops = self._model.flops_per_token(self._loader.seq_len, **measured)
+            more["model_flops"] = flops * rate
+            more["peak_share"] = self._peak_share(more["model_flops"])
             text += f"  {more['model_flops'] / 1e12:.3f} TFLOP/s ({more['peak_share']:.0%} of peak)"
         layers = self._model.moe_stats() if hasattr(self._model, "moe_stats") else []
         if layers:
             more["load_max_over_mean"] = max(layer["load_max_over_mean"] for layer in layers)
-            more["dropped"] = sum(layer["dropped"] for layer in layers) / len(layers)
-            more["entropy"] = sum(layer["entropy"] for layer in layers) / len(layers)
+            for name in ("dropped", "not_taken", "entropy"):
+                more[name] = sum(layer[name] for layer in layers) / len(layers)
             more["layers"] = layers
             text += f"  load {more['load_max_over_mean']:.2f}  dropped {more['dropped']:.1%}"
+            if more["not_taken"]:  # by the gate
+                text += f"  not taken {more['not_taken']:.1%}"
         more["memory"] = _fmoe.memory()["peak"]
         text += f"  {size(more['memory'])}"
         if self._total_steps:

@@ -30,7 +30,8 @@ class Gate(Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """(indices, scores, loss) of tokens x [T, d_model], token_ids int32 [T].
 
-        indices: int32 [T, top_k], -1 = dropped. scores: float32 [T, top_k], differentiable.
+        indices: int32 [T, top_k], -1 = not taken. scores: float32 [T, top_k], differentiable;
+        NaN is refused.
         loss: float32 of one element, the unweighted balance loss (1 at perfect balance), or None.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")

@@ -441,14 +441,24 @@ def recompute_changes_nothing() -> None:
 def moe_statistics() -> None:
     m = small.model(n_layer=4)
     assert [s["layer"] for s in m.moe_stats()] == [1, 3]
+    assert [s[name] for s in m.moe_stats() for name in ("balance_loss", "z_loss")] == [None] * 4
+    for name, p in m.named_parameters():
+        if name.endswith("gate.weight"):  # surer of itself: fewer second choices are drawn
+            p.copy_([[40 * w for w in row] for row in p.tolist()])
+    planned = m.flops_per_token(measured=True)
+    assert planned == m.flops_per_token()
     m(*small.batch())
+    assert m.flops_per_token() == planned
+    missing = sum(s["not_taken"] for s in m.moe_stats()) * 2 * 3 * 4 * 16 * 24  # 3 passes, 2 choices
+    close(m.flops_per_token(measured=True), planned - missing, 1e-9)
     for stats in m.moe_stats():
         kept = sum(stats["tokens_per_expert"])
         tokens = 2 * small.SEQ_LEN
         assert stats["tokens"] == tokens
-        close(stats["dropped"], 1 - kept / (2 * tokens), 1e-9)
+        close(stats["not_taken"], 1 - kept / (2 * tokens), 1e-9)  # the gate's random second
+        assert stats["not_taken"] > 0 and stats["dropped"] == 0  # no capacity_factor
         assert 0 <= stats["entropy"] <= math.log(4) + 1e-6 and stats["load_max_over_mean"] >= 1
-        assert stats["balance_loss"] > 0
+        assert stats["balance_loss"] > 0 and stats["z_loss"] > 0
 
 
 @case

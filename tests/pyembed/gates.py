@@ -1,5 +1,6 @@
 """A gate written in Python is as good as a built-in one."""
 
+import math
 import warnings
 
 import small
@@ -84,6 +85,37 @@ def broken(result):
     return lambda: layer(fmoe.tensor([[1.0] * 4] * 3))
 
 
+class NaNs(Naive):
+    def forward(self, x, token_ids=None):
+        indices, scores, _ = super().forward(x, token_ids)
+        return indices, scores * math.nan, None
+
+
+@case
+def nan_names_the_layer() -> None:
+    m = small.model(moe=fmoe.MoE(num_experts=4, d_hidden=24, gate=NaNs))
+    raises(FloatingPointError, lambda: m(*small.batch()), "layers.1.moe: the gate's score")
+
+
+class Half(Naive):
+    """Takes the first choice alone."""
+
+    def forward(self, x, token_ids=None):
+        indices, scores, _ = super().forward(x, token_ids)
+        rows = [[row[0], -1] for row in indices.tolist()]
+        return fmoe.tensor(rows), scores, None
+
+
+@case
+def what_is_measured_of_it() -> None:
+    m = small.model(moe=fmoe.MoE(num_experts=4, d_hidden=24, gate=Half, capacity_factor=0.25))
+    m(*small.batch())
+    (stats,) = m.moe_stats()
+    assert stats["not_taken"] == 0.5 and 0 < stats["dropped"] < 1, stats
+    close(stats["dropped"], 1 - sum(stats["tokens_per_expert"]) / stats["tokens"], 1e-9)
+    assert stats["z_loss"] is None and stats["balance_loss"] is None, stats
+
+
 @case
 def mistakes_are_named() -> None:
     good, scores = fmoe.tensor([[0, 1]] * 3), fmoe.tensor([[0.5, 0.5]] * 3)
@@ -96,6 +128,11 @@ def mistakes_are_named() -> None:
     raises(ValueError, broken(lambda x: (fmoe.tensor([[0, 2]] * 3), scores, None)), "2", "1")
     raises(ValueError, broken(lambda x: (good, scores, scores)), "loss")
     raises(ValueError, broken(lambda x: (fmoe.tensor([[0, 1]]), scores, None)), "[3, 2]")
+    nan = fmoe.tensor([[0.5, 0.5], [0.5, math.nan], [0.5, 0.5]])
+    raises(FloatingPointError, broken(lambda x: (good, nan, None)), "score of token 1, choice 1")
+    raises(
+        FloatingPointError, broken(lambda x: (good, scores, fmoe.tensor([math.nan]))), "loss is NaN"
+    )
 
     class NoInit(fmoe.Gate):
         def __init__(self, d_model, num_experts, top_k) -> None:

@@ -14,6 +14,7 @@ import time
 import small
 from harness import TRAIN, case, close, main, raises, run, scratch
 
+import _fmoe
 import fmoe
 from fmoe.metrics import _masked_crc
 
@@ -90,14 +91,47 @@ def writes_what_happened() -> None:
         train = [line for line in lines if line["kind"] == "train"]
         assert [line["step"] for line in train] == list(range(1, 13))
         assert [line["step"] for line in train if "layers" in line] == [3, 6, 9, 12]
-        for name in ("loss", "lr", "grad_norm", "tokens_per_second", "peak_share", "dropped"):
+        numbers = ("loss", "lr", "grad_norm", "tokens_per_second", "peak_share")
+        for name in (*numbers, "dropped", "not_taken", "entropy"):
             assert isinstance(train[-1][name], float), name
+        assert train[-1]["dropped"] == 0 < train[-1]["not_taken"]  # gshard without a capacity
+        assert [layer["dropped"] for layer in train[-1]["layers"]] == [0]
         assert train[-1]["loss"] == heard["step"][-1]["loss"]
         events = os.path.join(folder, "out", "tensorboard")
         tags = read_events(os.path.join(events, os.listdir(events)[0]))
         assert tags["train/loss"] == [(line["step"], line["loss"]) for line in train]
         assert [step for step, _ in tags["eval/loss"]] == [4, 8, 12]
+        assert [step for step, _ in tags["train/not_taken"]] == [3, 6, 9, 12]
         assert trainer.fit(12)["step"] == 12  # done already
+
+
+@case
+def no_more_than_the_peak() -> None:
+    """The yardstick is of the kernels that layers train with, and grows where it was too short."""
+    _fmoe.op_times_start()
+    assert _fmoe.measure_peak() > 0 and _fmoe.measure_peak("bfloat16") > 0
+    used = {kernel for kernel, _, _ in _fmoe.op_times_stop()}
+    products = {"linear_forward", "linear_backward_input", "linear_backward_weight"}
+    assert products <= used and "gemm" not in used, used
+    measure, asked = _fmoe.measure_peak, []
+
+    def too_little(dtype: str) -> float:
+        asked.append(dtype)
+        return 10.0
+
+    with scratch() as folder:
+        m, opt, loader, _ = parts(folder)
+        shares = []
+        _fmoe.measure_peak = too_little
+        try:
+            trainer = fmoe.Trainer(m, opt, loader, log_every=1, metrics=folder + "/m.jsonl")
+            trainer.fit(4)
+        finally:
+            _fmoe.measure_peak = measure
+        with open(folder + "/m.jsonl", encoding="utf-8") as file:
+            shares = [json.loads(line).get("peak_share") for line in file]
+        assert max(shares) == 1 and min(shares) > 0, shares  # the fastest step is the peak
+        assert len(asked) >= 2 and set(asked) == {"float32"}, asked
 
 
 def read_events(path: str) -> dict[str, list[tuple[int, float]]]:
