@@ -99,6 +99,7 @@ fm_status fm_host_open(fm_error *err) {
     if (h->ctx) return FM_OK;
     /* The libraries' pools are sized at first use. */
     omp_set_num_threads(h->threads);
+    fm_host_shield_workers();
     FM_TRY(fm_ctx_new(h->device, err, h->why, sizeof h->why, &h->ctx));
     h->ctx->seed = h->seed;
     fm_status s = fm_comm_self(h->ctx, &h->world);

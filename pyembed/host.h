@@ -37,6 +37,11 @@ extern fm_host fm_the_host;
  * that libgomp reads before main. Call first of all; see spin.c. */
 void fm_host_limit_spinning(char **argv);
 
+/* Gives the main thread's signal handlers a stack of their own, and keeps signals away from OpenMP's
+ * threads, which are started by it; see signal_stack.c. */
+void fm_host_signal_stack(void);
+void fm_host_shield_workers(void);
+
 /* Reads the environment: threads, launcher. 0, or an exit status with the reason on stderr. */
 int fm_host_start(const char *device);
 

@@ -13,7 +13,7 @@ static void handle(int signal) {
 }
 
 static void install(void) {
-    struct sigaction now, ours = {.sa_handler = handle};
+    struct sigaction now, ours = {.sa_handler = handle, .sa_flags = SA_ONSTACK};
     sigemptyset(&ours.sa_mask);
     if (sigaction(SIGINT, NULL, &now) != 0 || now.sa_handler == handle ||
         (now.sa_flags & SA_SIGINFO))

@@ -157,6 +157,7 @@ static int run_python(const command *cmd) {
 
 int main(int argc, char **argv) {
     fm_host_limit_spinning(argv);
+    fm_host_signal_stack();
     /* bazel run starts us in the runfiles; go where the user stood. */
     const char *cwd = getenv("BUILD_WORKING_DIRECTORY");
     if (cwd && chdir(cwd) == 0) unsetenv("BUILD_WORKING_DIRECTORY");
