@@ -118,7 +118,10 @@ static fm_status finish(fm_comm *c, fm_ctx *ctx, const fm_collective *what, uint
                         void **state) {
     double started = fm_seconds();
     for (int turn = 0; *state; turn++) {
-        FM_TRY(c->transport->test(c, ctx, state));
+        fm_status s = c->transport->test(c, ctx, state);
+        if (s != FM_OK)
+            return fm_fail_context(&ctx->error, s, "%s number %llu", fm_collective_name(what->kind),
+                                   (unsigned long long)number);
         if (!*state) break;
         double waited = fm_seconds() - started;
         FM_CHECK(c->time_limit <= 0 || waited <= c->time_limit, FM_ERR_COMM,
@@ -144,8 +147,9 @@ static void sign(const fm_comm *c, const fm_collective *w, int64_t *s) {
 
 /* Everybody tells everybody what he is about to do. */
 static fm_status compare(fm_comm *c, fm_ctx *ctx, const fm_collective *w) {
-    int64_t mine[SIGNATURE], *all = malloc(sizeof mine * (size_t)c->size);
+    int64_t *all = malloc(SIGNATURE * sizeof *all * (size_t)(c->size + 1));
     FM_CHECK(all, FM_ERR_OOM, "out of memory: comparing %d ranks", c->size);
+    int64_t *mine = all + SIGNATURE * c->size;
     sign(c, w, mine);
     fm_collective gather = {
         .kind = FM_ALL_GATHER, .dt = FM_I64, .y = all, .x = mine, .n = SIGNATURE};
@@ -165,17 +169,18 @@ static fm_status compare(fm_comm *c, fm_ctx *ctx, const fm_collective *w) {
             fm_dtype_name(w->dt), r, fm_collective_name((fm_collective_kind)s[0]), (long long)s[4],
             (long long)s[3], fm_dtype_name((fm_dtype)s[1]));
     }
-    free(all);
+    if (!state) free(all); /* else messages may still be written there: better a leak */
     return status;
 }
 
 /* ---- the three calls */
 
 fm_status fm_comm_start(fm_comm *c, fm_ctx *ctx, const fm_collective *what, fm_request *r) {
-    *r = (fm_request){c, *what, ++c->started, NULL};
     FM_TRY(check(c, ctx, what));
-    if (c->checked && c->size > 1 && what->kind != FM_SEND && what->kind != FM_RECV)
-        FM_TRY(compare(c, ctx, what));
+    bool paired = what->kind == FM_SEND || what->kind == FM_RECV;
+    if (!paired) c->started++;
+    *r = (fm_request){c, *what, c->started, NULL};
+    if (c->checked && c->size > 1 && !paired) FM_TRY(compare(c, ctx, what));
     c->stats[what->kind].calls++;
     c->stats[what->kind].bytes += fm_collective_bytes(c, what);
     return c->transport->start(c, ctx, what, &r->state);

@@ -76,7 +76,9 @@ struct fm_comm {
     const fm_transport *transport;
     void *impl;
     int rank, size;
-    uint64_t started;  /* collectives so far: the number of the last one */
+    uint64_t
+        started; /* collectives so far: the number of the last one. send and recv are not counted: the
+                        * ranks that take no part must agree on the next number */
     double time_limit; /* seconds that a wait may take; 0: for ever */
     bool checked;      /* each start compares with what the other ranks start: for debugging */
     fm_comm_stats stats[FM_COLLECTIVE_KINDS];
@@ -106,7 +108,8 @@ fm_status fm_comm_test(fm_request *r, fm_ctx *ctx, bool *done);
 /* Blocks; gives the processor away while it waits. After an error nothing may be assumed of the buffers;
  * a wait that reached its time limit may be repeated. */
 fm_status fm_comm_wait(fm_request *r, fm_ctx *ctx);
-/* Start and wait. */
+/* Start and wait. After a wait that reached its time limit the buffers are still the transport's: they
+ * may be written until the program ends. */
 fm_status fm_comm_run(fm_comm *c, fm_ctx *ctx, const fm_collective *what);
 
 /* Bytes that this rank sends: what the docs' formulas count. A ring's figures: all_reduce

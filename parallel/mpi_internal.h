@@ -5,6 +5,7 @@
 
 #include <mpi.h>
 #include <pthread.h>
+#include <time.h>
 
 struct fm_mpi {
     int64_t count_limit;
@@ -15,7 +16,7 @@ struct fm_mpi {
     pthread_cond_t wake;
     bool threaded, stop;
     int under_way;
-    long interval_ns;
+    struct timespec interval;
 };
 
 /* A communicator's own. */

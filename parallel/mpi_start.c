@@ -43,7 +43,7 @@ static void *move_on(void *arg) {
         int found;
         MPI_Iprobe(0, 0, MPI_COMM_SELF, &found, MPI_STATUS_IGNORE);
         pthread_mutex_unlock(&m->lock);
-        nanosleep(&(struct timespec){.tv_nsec = m->interval_ns}, NULL);
+        nanosleep(&m->interval, NULL);
         pthread_mutex_lock(&m->lock);
     }
     pthread_mutex_unlock(&m->lock);
@@ -61,12 +61,14 @@ static fm_status start_mpi(fm_mpi *m, fm_error *err, int *provided) {
 }
 
 fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out) {
-    enum { USUAL_NS = 200000 };
+    const double usual = 200e-6;
     *out = NULL;
     fm_mpi *m = calloc(1, sizeof *m);
     if (!m) return fm_fail(err, FM_ERR_OOM, "out of memory: MPI's state");
     m->count_limit = config->count_limit > 0 ? config->count_limit : (int64_t)1 << 30;
-    m->interval_ns = config->progress > 0 ? (long)(1e9 * config->progress) : USUAL_NS;
+    double interval = config->progress > 0 ? config->progress : usual;
+    m->interval.tv_sec = (time_t)interval;
+    m->interval.tv_nsec = (long)(1e9 * (interval - (double)m->interval.tv_sec));
     int provided = MPI_THREAD_SINGLE;
     fm_status s = start_mpi(m, err, &provided);
     if (s == FM_OK && pthread_mutex_init(&m->lock, NULL) != 0)

@@ -30,12 +30,14 @@ bool fm_call_begin(fm_call *c) {
     return true;
 }
 
-/* With both locks held. */
+/* With both locks held. In order of arrival: an optimiser goes before the parameters that it lists.
+ * What is freed may free more, by way of here. */
 static void free_late(fm_host *h) {
-    while (h->n_late > 0) {
-        struct fm_late last = h->late[--h->n_late];
-        last.free(last.what);
+    while (h->first_late < h->n_late) {
+        struct fm_late next = h->late[h->first_late++];
+        next.free(next.what);
     }
+    h->first_late = h->n_late = 0;
 }
 
 bool fm_call_end(fm_call *c, fm_status s) {
@@ -59,6 +61,7 @@ void fm_py_free(void (*free_it)(void *), void *what) {
     /* Waiting here, with the interpreter's lock held, could be for ever: the thread that computes
      * may be about to call a Python gate. */
     if (pthread_mutex_trylock(&h->lock) == 0) {
+        free_late(h);
         free_it(what);
         pthread_mutex_unlock(&h->lock);
         return;

@@ -154,15 +154,17 @@ static PyObject *measured(double loss) {
 
 static PyObject *layer_stats(const fm_gpt *gpt, int64_t layer) {
     const fm_moe *m = gpt->blocks[layer].moe;
-    PyObject *counts = PyList_New(0);
-    if (counts && m->last_counts) {
-        PyObject *t = fm_py_tensor_new(fm_tensor_retain(m->last_counts));
-        Py_DECREF(counts);
-        counts = t ? PyObject_CallMethod(t, "tolist", NULL) : NULL;
-        Py_XDECREF(t);
-    }
+    fm_call c;
+    /* Another thread's forward replaces them. */
+    if (!fm_call_begin(&c)) return NULL;
+    fm_tensor *last = fm_tensor_retain(m->last_counts);
+    fm_moe_stats stats = m->stats;
+    if (!fm_call_end(&c, FM_OK)) return NULL;
+    PyObject *t = last ? fm_py_tensor_new(last) : NULL;
+    PyObject *counts = t ? PyObject_CallMethod(t, "tolist", NULL) : last ? NULL : PyList_New(0);
+    Py_XDECREF(t);
     if (!counts) return NULL;
-    const fm_moe_stats *s = &m->stats;
+    const fm_moe_stats *s = &stats;
     return Py_BuildValue("{s:L,s:L,s:N,s:d,s:d,s:d,s:d,s:d,s:N,s:N}", "layer", (long long)layer,
                          "tokens", (long long)s->tokens, "tokens_per_expert", counts,
                          "load_max_over_mean", s->load_max_over_mean, "load_cv", s->load_cv,

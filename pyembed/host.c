@@ -114,8 +114,8 @@ fm_status fm_host_open(fm_error *err) {
 bool fm_host_stop(void) {
     fm_host *h = &fm_the_host;
     if (pthread_mutex_trylock(&h->lock) != 0) return false;
-    for (int64_t i = 0; i < h->n_late; i++) h->late[i].free(h->late[i].what);
-    h->n_late = 0;
+    for (int64_t i = h->first_late; i < h->n_late; i++) h->late[i].free(h->late[i].what);
+    h->first_late = h->n_late = 0;
     free(h->late);
     h->late = NULL;
     /* An interpreter keeps some objects beyond its end (extension modules in cycles); their tensors

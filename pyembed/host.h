@@ -28,7 +28,7 @@ typedef struct fm_host {
         void (*free)(void *);
         void *what;
     } * late;
-    int64_t n_late, late_size;
+    int64_t first_late, n_late, late_size; /* in order of arrival: [first_late, n_late) */
 } fm_host;
 
 extern fm_host fm_the_host;

@@ -9,7 +9,7 @@ static struct sigaction before;
 
 static void handle(int signal) {
     signalled = true;
-    if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) before.sa_handler(signal);
+    before.sa_handler(signal);
 }
 
 static void install(void) {
@@ -18,6 +18,7 @@ static void install(void) {
     if (sigaction(SIGINT, NULL, &now) != 0 || now.sa_handler == handle ||
         (now.sa_flags & SA_SIGINFO))
         return;
+    if (now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN) return; /* the system's own way */
     before = now;
     sigaction(SIGINT, &ours, NULL);
 }

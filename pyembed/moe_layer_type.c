@@ -167,20 +167,27 @@ static PyTypeObject routing_type;
 static PyObject *routing(PyObject *o, PyObject *unused) {
     (void)unused;
     const fm_moe *m = ((py_layer *)o)->layer;
-    if (!m->last_indices)
+    fm_tensor *parts[3] = {NULL};
+    fm_call c;
+    if (!fm_call_begin(&c)) return NULL;
+    fm_tensor *const last[] = {m->last_indices, m->last_scores, m->last_counts};
+    fm_status s = FM_OK;
+    for (int i = 0; s == FM_OK && last[0] && i < 3; i++)
+        s = fm_tensor_detach(c.ctx, &parts[i], last[i]);
+    bool ok = fm_call_end(&c, s);
+    if (ok && !parts[0])
         return PyErr_Format(PyExc_RuntimeError, "routing: the layer has not run yet");
-    fm_tensor *parts[] = {m->last_indices, m->last_scores, m->last_counts};
-    PyObject *result = PyStructSequence_New(&routing_type);
-    for (int i = 0; result && i < 3; i++) {
-        fm_tensor *t = NULL;
-        PyObject *part = NULL;
-        fm_call c;
-        if (fm_call_begin(&c) && fm_call_end(&c, fm_tensor_detach(c.ctx, &t, parts[i])))
-            part = fm_py_tensor_new(t);
-        if (!part)
-            Py_CLEAR(result);
-        else
+    PyObject *result = ok ? PyStructSequence_New(&routing_type) : NULL;
+    for (int i = 0; i < 3; i++) {
+        if (!result) {
+            fm_py_tensor_free(parts[i]);
+            continue;
+        }
+        PyObject *part = fm_py_tensor_new(parts[i]);
+        if (part)
             PyStructSequence_SetItem(result, i, part);
+        else
+            Py_CLEAR(result);
     }
     return result;
 }

@@ -150,12 +150,12 @@ fm_status fm_tensor_wrap(fm_ctx *ctx, fm_tensor **out, fm_dtype dtype, int ndim,
 }
 
 fm_tensor *fm_tensor_retain(fm_tensor *t) {
-    if (t) t->refs++;
+    if (t) __atomic_add_fetch(&t->refs, 1, __ATOMIC_RELAXED);
     return t;
 }
 
 void fm_tensor_free(fm_tensor *t) {
-    if (!t || --t->refs > 0) return;
+    if (!t || __atomic_sub_fetch(&t->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
     fm_ctx *ctx = t->ctx;
     fm_tensor_free(t->grad);
     fm_node_free(t->node);
@@ -164,7 +164,9 @@ void fm_tensor_free(fm_tensor *t) {
     free(t);
 }
 
-bool fm_tensor_exclusive(const fm_tensor *t) { return t->refs == 1 && t->storage->refs == 1; }
+bool fm_tensor_exclusive(const fm_tensor *t) {
+    return __atomic_load_n(&t->refs, __ATOMIC_RELAXED) == 1 && t->storage->refs == 1;
+}
 
 fm_status fm_tensor_view(fm_ctx *ctx, fm_tensor **out, fm_tensor *t, int ndim,
                          const int64_t *shape) {

@@ -20,7 +20,7 @@ typedef struct fm_storage fm_storage;
 
 typedef struct fm_tensor {
     fm_ctx *ctx;
-    int refs;
+    int refs; /* atomic: Python objects are made while another thread computes */
     fm_dtype dtype;
     int ndim;
     int64_t shape[FM_MAX_DIMS];

@@ -7,6 +7,7 @@ from typing import Any
 from _fmoe import CheckpointReader, DataLoader, Optimizer
 
 from . import model_config
+from .checkpoint_state import loader_state
 
 
 def misfit(
@@ -60,20 +61,14 @@ def _moments(
     return None
 
 
-def loader_state(loader: DataLoader) -> dict[str, Any]:
-    return {
-        "position": loader.position,
-        "seed": loader.seed,
-        "seq_len": loader.seq_len,
-        "split": loader.split,
-        "num_samples": loader.num_samples,
-        "identity": loader.dataset.identity,
-    }
-
-
 def _data(saved: dict[str, Any] | None, loader: DataLoader, allow_other_data: bool) -> str | None:
     if saved is None:
-        return "it was saved without a loader: it has no position"
+        if allow_other_data:
+            return None  # the loader stays where it is
+        return (
+            "it was saved without a loader: it has no position; "
+            "loader=None, or allow_other_data=True, is wanted"
+        )
     now = loader_state(loader)
     for key in ("identity", "seed", "seq_len", "split", "num_samples"):
         if not allow_other_data and saved.get(key) != now[key]:

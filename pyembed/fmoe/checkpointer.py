@@ -12,9 +12,9 @@ import _fmoe
 from _fmoe import CheckpointError, DataLoader, Mesh, Optimizer
 
 from . import model_config, run_lock
-from .checkpoint_check import loader_state, misfit
+from .checkpoint_check import misfit
+from .checkpoint_state import FORMAT, loader_state, optimizer_state, parse
 
-STATE_FORMAT = 1
 _saving: set[Checkpointer] = set()  # kept alive, so that a failure has somebody to tell
 
 
@@ -73,13 +73,13 @@ class Checkpointer:
         are kept as step_N.abandoned. What goes wrong after a checkpoint is complete (an older one
         cannot be deleted) is a RuntimeWarning. RuntimeError: another run is in the folder.
         """
-        _check_types("save", optimizer, loader)
+        _check_types("save", model, optimizer, loader)
         state = {
-            "format": STATE_FORMAT,
+            "format": FORMAT,
             "step": step,
             "seed": _fmoe.seed(),
             "model": model_config.configs(model),
-            "optimizer": _optimizer_state(optimizer),
+            "optimizer": optimizer_state(optimizer),
             "loader": None if loader is None else loader_state(loader),
             "extra": extra,
         }
@@ -105,7 +105,8 @@ class Checkpointer:
     ) -> int | None:
         """Loads the newest complete checkpoint and returns its step; None if there is none.
 
-        step              this one instead; CheckpointError if it is not there
+        step              this one instead; CheckpointError if it is not there. With an optimizer or
+                          a loader the run goes on from it; without, it is only looked at
         on_corrupt        "raise": CheckpointError, and what was loaded so far is undefined;
                           "older": says so and takes the one before
         allow_other_data  go on although the loader reads other data, or in another order
@@ -119,9 +120,10 @@ class Checkpointer:
             raise ValueError(
                 f"load: on_corrupt={on_corrupt!r} is not allowed: 'raise', 'older' are"
             )
-        _check_types("load", optimizer, loader)
-        if optimizer is not None and os.path.isdir(self.root):  # to go on with, not to look at
-            run_lock.hold(self.root)
+        _check_types("load", model, optimizer, loader)
+        goes_on = optimizer is not None or loader is not None  # else it is looked at only
+        if goes_on and os.path.isdir(self.root):
+            run_lock.hold(self.root, for_writing=False)
         self._wait_for_others()
         self.wait()
         steps = self.steps()
@@ -136,7 +138,7 @@ class Checkpointer:
             path = self.path(found)
             try:
                 reader = _fmoe.CheckpointReader(path)
-                state = _parse(reader.state, path)
+                state = parse(reader.state, path)
                 other = misfit(
                     reader,
                     state,
@@ -157,7 +159,8 @@ class Checkpointer:
             if other is not None:  # an older checkpoint would not help
                 raise CheckpointError(f"{path}: {other}")
             self._apply(state, optimizer, loader)
-            self._store.loaded(found, steps[-1])
+            if goes_on:
+                self._store.loaded(found, steps[-1])
             return found
         if failure is not None:
             raise failure
@@ -194,7 +197,12 @@ class Checkpointer:
                 _saving.discard(self)
 
 
-def _check_types(call: str, optimizer: object, loader: object) -> None:
+def _check_types(call: str, model: object, optimizer: object, loader: object) -> None:
+    if not hasattr(model, "named_parameters"):
+        raise TypeError(
+            f"{call}: model={model!r} ({type(model).__name__}) is of the wrong type: "
+            f"an fmoe.GPT, Module or MoELayer is wanted"
+        )
     for name, value, wanted in (
         ("optimizer", optimizer, Optimizer),
         ("loader", loader, DataLoader),
@@ -206,27 +214,11 @@ def _check_types(call: str, optimizer: object, loader: object) -> None:
             )
 
 
-def _optimizer_state(optimizer: Optimizer | None) -> dict[str, Any] | None:
-    if optimizer is None:
-        return None
-    schedule = optimizer.schedule
-    return {
-        "kind": optimizer.kind,
-        "step": optimizer.steps,
-        "lr": optimizer.lr,
-        "initial_lr": optimizer.initial_lr,
-        "schedule": {
-            name: getattr(schedule, name)
-            for name in ("kind", "warmup", "total", "decay", "final", "offset")
-        },
-    }
-
-
 def _restore_lr(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Says so where the script's learning rate or schedule are others than the saved run's."""
     if optimizer.lr == optimizer.initial_lr == saved.get("initial_lr"):
         optimizer.lr = saved["lr"]
-    now = _optimizer_state(optimizer)
+    now = optimizer_state(optimizer)
     assert now is not None
     for key in ("lr", "schedule"):
         if saved.get(key) != now[key]:
@@ -236,20 +228,6 @@ def _restore_lr(optimizer: Optimizer, saved: dict[str, Any]) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-
-
-def _parse(text: str, path: str) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its state is no JSON: {error}") from None
-    missing = {"format", "seed", "optimizer", "loader", "extra"} - set(state)
-    if missing or state["format"] != STATE_FORMAT:
-        raise CheckpointError(
-            f"{path}: its state has format {state.get('format')!r} and lacks "
-            f"{sorted(missing)}: format {STATE_FORMAT} is wanted"
-        )
-    return state
 
 
 def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def difference(saved: dict[str, Config], now: dict[str, Config]) -> str | None:
             pairs.append((theirs["moe"], mine["moe"], _MOE))
         for old, new, keys in pairs:
             for key in keys:
+                if key == "rope_theta" and "rope" not in (old.get("position"), new.get("position")):
+                    continue
                 if key in old and key in new and old[key] != new[key]:
                     return f"{name and name + ': '}{key}={old[key]!r}, not {new[key]!r}"
     return None

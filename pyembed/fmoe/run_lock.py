@@ -12,17 +12,28 @@ from typing import IO
 _held: dict[str, IO[str]] = {}  # by the folder's real path: the program's Checkpointers share it
 
 
-def hold(folder: str) -> None:
+def hold(folder: str, for_writing: bool = True) -> None:
     """Keeps the folder for this program until it ends, however it ends: a lock on `run.lock` there.
 
     RuntimeError where another program holds it: two runs would replace each other's checkpoints and
-    metrics. Where the file system has no locks there is none.
+    metrics. Where the file system has no locks there is none, and a folder that may only be read
+    needs none unless it is for_writing.
     """
     os.makedirs(folder, exist_ok=True)
     key = os.path.realpath(folder)
-    if key in _held:
-        return
-    file = open(os.path.join(folder, "run.lock"), "a+", encoding="utf-8")  # noqa: SIM115 (kept open)
+    path = os.path.join(folder, "run.lock")
+    held = _held.get(key)
+    if held is not None:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held.fileno()), os.stat(path)):
+                return
+        _held.pop(key).close()  # the folder was deleted and made again
+    try:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (kept)
+    except OSError as error:
+        if not for_writing and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return
+        raise
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

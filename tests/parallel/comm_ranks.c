@@ -185,6 +185,43 @@ static void sends(test *t) {
     }
 }
 
+/* A message between two of the ranks, or a call that is refused, does not count: the others' numbers, and
+ * the tags of what follows, stay the same. */
+static void pairs_do_not_count(test *t) {
+    fm_comm *c = ranks_world(), *part;
+    if (c->size == 1) return;
+    EXPECT_OK(t, fm_comm_split(c, t->ctx, 0, 0, &part));
+    part->time_limit = 20;
+    for (int checked = 0; checked < 2; checked++) {
+        part->checked = checked;
+        float x = 7;
+        fm_collective pair = {.kind = FM_SEND, .dt = FM_F32, .x = &x, .y = &x, .n = 1, .peer = 1};
+        if (part->rank == 0) EXPECT_OK(t, fm_comm_run(part, t->ctx, &pair));
+        pair.kind = FM_RECV, pair.peer = 0;
+        if (part->rank == 1) EXPECT_OK(t, fm_comm_run(part, t->ctx, &pair));
+        fm_collective bad = {.kind = FM_BROADCAST, .dt = FM_F32, .y = &x, .n = 1, .peer = -1};
+        if (part->rank == 0)
+            EXPECT_ERROR(t, fm_comm_run(part, t->ctx, &bad), FM_ERR_VALUE, "root is -1");
+        fm_error_clear(&t->ctx->error);
+        int64_t ones[MAX_RANKS], at[MAX_RANKS];
+        int32_t sent[MAX_RANKS], got[MAX_RANKS];
+        for (int r = 0; r < part->size; r++)
+            ones[r] = 1, at[r] = r, sent[r] = 10 * part->rank + r, got[r] = -1;
+        fm_collective w = {.kind = FM_ALL_TO_ALL_V,
+                           .dt = FM_I32,
+                           .y = got,
+                           .x = sent,
+                           .recv_counts = ones,
+                           .recv_displs = at,
+                           .send_counts = ones,
+                           .send_displs = at};
+        EXPECT_OK(t, fm_comm_run(part, t->ctx, &w));
+        for (int r = 0; r < part->size; r++)
+            EXPECT(t, got[r] == 10 * r + part->rank, "from %d: %d", r, (int)got[r]);
+    }
+    fm_comm_free(part);
+}
+
 /* Many under way, waited for in the other order; complete by themselves, through the thread. */
 static void several_under_way(test *t) {
     enum { MANY = 20, N = 50 };
@@ -356,6 +393,7 @@ static const test_case cases[] = {
     {"all_to_all_v", exchanges},
     {"broadcast", broadcasts},
     {"send_recv", sends},
+    {"pairs_do_not_count", pairs_do_not_count},
     {"several_under_way", several_under_way},
     {"same_bits", same_bits},
     {"split", splits},

@@ -449,7 +449,9 @@ def moe_statistics() -> None:
     assert planned == m.flops_per_token()
     m(*small.batch())
     assert m.flops_per_token() == planned
-    missing = sum(s["not_taken"] for s in m.moe_stats()) * 2 * 3 * 4 * 16 * 24  # 3 passes, 2 choices
+    missing = (
+        sum(s["not_taken"] for s in m.moe_stats()) * 2 * 3 * 4 * 16 * 24
+    )  # 3 passes, 2 choices
     close(m.flops_per_token(measured=True), planned - missing, 1e-9)
     for stats in m.moe_stats():
         kept = sum(stats["tokens_per_expert"])

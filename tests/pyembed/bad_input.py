@@ -233,6 +233,7 @@ def checkpoints() -> None:
         other = small.model(d_model=32)
         raises(fmoe.CheckpointError, lambda: ckpt.load(model=other), "embed.token")
         more = small.model(tie_embeddings=False)
+        raises(TypeError, lambda: ckpt.load(model=None), "model=None", "GPT")
         raises(fmoe.CheckpointError, lambda: ckpt.load(model=more), "head.weight")
 
 

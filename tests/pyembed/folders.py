@@ -1,12 +1,14 @@
 """A run's folder: which step it goes on from, and what is said about it."""
 
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 import warnings
 
 import small
-from harness import TRAIN, case, main, raises, run, scratch
+from harness import TRAIN, Skip, case, main, raises, run, scratch
 
 import fmoe
 
@@ -217,6 +219,62 @@ def steps_complete_a_background_save() -> None:
                 break
             time.sleep(0.01)
         assert store.steps() == [0], "1000 steps have not completed it"
+
+
+@case
+def looking_back_is_not_going_back() -> None:
+    """A load without optimizer and loader sets nothing aside."""
+    with scratch() as folder:
+        m, opt = trained()
+        store = fmoe.Checkpointer(folder, keep_last=9)
+        for step in (1, 2, 3):
+            store.save(step, model=m, optimizer=opt)
+        assert store.load(model=small.model(), step=2) == 2
+        store.save(4, model=m, optimizer=opt)
+        store.wait()
+        assert store.steps() == [1, 2, 3, 4] and len(names(folder)) == 4
+
+
+READ_ONLY = """
+import os, sys
+import fmoe, small
+m = small.model()
+try:
+    os.setgid(65534)  # nobody, who could not read the program
+    os.setuid(65534)
+except OSError:
+    sys.exit(77)
+print(fmoe.Checkpointer(sys.argv[1]).load(model=m, optimizer=fmoe.AdamW(m, lr=0.1)))
+"""
+
+
+@case
+def a_folder_that_may_only_be_read() -> None:
+    """Where a fine-tune starts."""
+    if os.geteuid() != 0:
+        raise Skip("becoming another user needs root")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        m, opt = trained()
+        store = fmoe.Checkpointer(folder)
+        store.save(3, model=m, optimizer=opt)
+        store.wait()
+        os.chmod(os.path.join(folder, "step_00000003"), 0o755)
+        os.remove(os.path.join(folder, "run.lock"))
+        out = run(["-c", READ_ONLY, folder], cwd=small.FOLDER)
+        if out.returncode == 77:
+            raise Skip("there is no other user in this namespace")
+        assert out.stdout == "3\n", out.stdout + out.stderr
+
+
+@case
+def a_folder_made_again_is_locked_again() -> None:
+    with scratch() as folder:
+        m, store = small.model(), fmoe.Checkpointer(folder + "/run", asynchronous=False)
+        store.save(1, model=m)
+        shutil.rmtree(folder + "/run")
+        store.save(1, model=m)
+        assert os.path.exists(folder + "/run/run.lock")
 
 
 main()

@@ -1,5 +1,7 @@
 """What a checkpoint compares with the script's model, and what of the optimiser it brings back."""
 
+import json
+
 import small
 from harness import case, main, raises, run, scratch
 
@@ -88,6 +90,44 @@ def another_optimizer() -> None:
             "without an optimizer",
         )
         assert store.load(model=m) == 2
+
+
+@case
+def a_state_that_fmoe_does_not_write() -> None:
+    """It is a bad checkpoint, whatever it holds, before anything is overwritten."""
+    with scratch() as folder:
+        m = small.model()
+        opt = fmoe.AdamW(m, lr=0.1)
+        store = fmoe.Checkpointer(folder + "/run", asynchronous=False)
+        store.save(1, model=m, optimizer=opt)
+        good = fmoe.checkpoint_info(store.path(1))["state"]
+        adam = good["optimizer"]
+        before = small.weights(m)
+        other = small.model(seed=8)
+        for step, state in enumerate(
+            (
+                [1],
+                3,
+                {**good, "format": 2},
+                {**good, "optimizer": "x"},
+                {**good, "optimizer": {"kind": "adamw"}},
+                {**good, "optimizer": {**adam, "step": 2**40}},
+                {**good, "optimizer": {**adam, "lr": -1}},
+                {**good, "optimizer": {**adam, "step": True}},
+                {**good, "model": [1]},
+                {**good, "model": {"": {"moe": 1}}},
+                {**good, "loader": 3},
+                {**good, "seed": "a"},
+                {**good, "seed": -1},
+                {k: v for k, v in good.items() if k != "extra"},
+            ),
+            start=2,
+        ):
+            store._store.save(step, model=other, optimizer=opt, state=json.dumps(state))
+            load = lambda: store.load(model=m, optimizer=opt)  # noqa: E731
+            raises(fmoe.CheckpointError, load, "its state", f"step_{step:08d}")
+            assert small.weights(m) == before, state
+        assert store.load(model=m, optimizer=opt, on_corrupt="older") in (1, None)
 
 
 SAVE = """
