@@ -22,7 +22,7 @@ typedef enum fm_reduce { FM_SUM, FM_MAX } fm_reduce;
 /* kind, name */
 #define FM_COLLECTIVE_MAP(X)                                                                       \
     X(FM_ALL_REDUCE, "all_reduce")         /* y[n] = Σ or max over ranks of y, in place */        \
-    X(FM_ALL_GATHER, "all_gather")         /* y[size*n], x[n], which may be y's own part */        \
+    X(FM_ALL_GATHER, "all_gather")         /* y[size*n], x[n]: y's own part on all ranks or on none */        \
     X(FM_REDUCE_SCATTER, "reduce_scatter") /* y[n] = this rank's part of Σ or max of x[size*n] */ \
     X(FM_ALL_TO_ALL_V, "all_to_all_v")     /* x's parts go to each rank, y's come from each */     \
     X(FM_BROADCAST, "broadcast")           /* y[n] of rank `peer` on all */                        \

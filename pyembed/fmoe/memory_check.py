@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import _fmoe
-from _fmoe import DataLoader
+from _fmoe import DataLoader, Optimizer
 
 
 def predicted(model: Any, loader: DataLoader) -> dict[str, int] | None:
@@ -19,17 +19,37 @@ def predicted(model: Any, loader: DataLoader) -> dict[str, int] | None:
 def available() -> int:
     """Bytes of this machine, or of the control group that the program is in."""
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for path in _limits():
         with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
             limit = min(limit, int(file.read()))
     return limit
 
 
-def check(model: Any, loader: DataLoader) -> None:
+def _limits() -> list[str]:
+    """Files of the limits of the program's control group and of those around it (Slurm and systemd
+    make one for a job; in a container the outermost that is seen is its own)."""
+    paths = []
+    with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8") as groups:
+        for line in groups:
+            _, kinds, folder = line.rstrip("\n").split(":", 2)
+            if kinds not in ("", "memory"):
+                continue
+            root = "/sys/fs/cgroup" + ("/memory" if kinds else "")
+            name = "memory.limit_in_bytes" if kinds else "memory.max"
+            while True:
+                paths.append(f"{root}{folder.rstrip('/')}/{name}")
+                if folder in ("/", ""):
+                    break
+                folder = os.path.dirname(folder)
+    return paths
+
+
+def check(model: Any, loader: DataLoader, optimizer: Optimizer) -> None:
     """MemoryError where a step on the CPU needs more than there is."""
     parts = predicted(model, loader)
     if parts is None or not _fmoe.device().startswith("cpu"):
         return
+    parts["moments"] = parts["moments"] * len(optimizer.moments) // 2  # the plan is for AdamW's two
     needed, there = sum(parts.values()), available()
     if needed > there:
         raise MemoryError(

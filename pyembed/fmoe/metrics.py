@@ -24,10 +24,19 @@ class Metrics:
         self._lines: IO[str] | None = None
         self._events = EventFile(os.path.join(folder, "tensorboard"))
 
-    def resume(self, step: int) -> None:
-        """Forgets the lines of steps after `step`, which a run that was killed had written."""
-        if not os.path.exists(self.path):
-            return
+    def begin(self, step: int) -> str | None:
+        """A run goes on after `step`: lines of later steps, which it had written before it was
+        killed or set back, are forgotten. A run that begins puts a file that is there aside, and
+        gets its new name."""
+        self.close()
+        if not os.path.exists(self.path) or os.path.getsize(self.path) == 0:
+            return None
+        if step == 0:
+            number = 1
+            while os.path.exists(f"{self.path}.{number}"):
+                number += 1
+            os.rename(self.path, f"{self.path}.{number}")
+            return f"{self.path}.{number}"
         kept = []
         with open(self.path, encoding="utf-8") as lines:
             for line in lines:
@@ -39,6 +48,7 @@ class Metrics:
         with open(self.path + ".tmp", "w", encoding="utf-8") as out:
             out.writelines(kept)
         os.replace(self.path + ".tmp", self.path)
+        return None
 
     def write(self, values: dict[str, Any]) -> None:
         if self._lines is None:

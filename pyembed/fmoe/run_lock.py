@@ -45,17 +45,18 @@ def hold(folder: str, for_writing: bool = True) -> None:
                 f"{folder} is in use by {holder}: end that run, or take another folder"
             ) from None
         return
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
     _held[key] = file
+    with contextlib.suppress(OSError):  # who it is: the lock holds on a full disk as well
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
 
 
 def _forget() -> None:
     """A forked child must not keep the folder when its parent has died."""
     for file in _held.values():
-        with contextlib.suppress(OSError):
-            os.close(file.fileno())
+        with contextlib.suppress(OSError, ValueError):
+            file.close()  # nothing of the parent's is left in it to write
     _held.clear()
 
 

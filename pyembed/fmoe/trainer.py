@@ -18,6 +18,7 @@ from . import console, memory_check, run_lock
 from .checkpointer import Checkpointer
 from .metrics import Metrics
 from .module import no_grad
+from .trainer_checks import check_trainer
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -36,6 +37,7 @@ class Trainer:
     max_skipped_steps         consecutive steps with a non-finite gradient that are borne
     on_step, on_eval, on_save called with a plain dict: step, loss, ...
     extra                     any JSON, kept in the checkpoints
+    allow_other_data, allow_other_model  as Checkpointer.load takes them, for resuming
 
     SIGINT and SIGTERM end fit() after the step, saved; `stopped` is then the signal's name.
     """
@@ -57,53 +59,27 @@ class Trainer:
         on_eval: Callback | None = None,
         on_save: Callback | None = None,
         extra: Any = None,
+        allow_other_data: bool = False,
+        allow_other_model: bool = False,
     ) -> None:
-        for name, value in (("eval_every", eval_every), ("save_every", save_every)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"Trainer: {name}={value!r} is not allowed: None or 1 and more is")
-        if not isinstance(log_every, int) or log_every < 1:
-            raise ValueError(f"Trainer: log_every={log_every!r} is not allowed: 1 and more is")
-        if not isinstance(max_skipped_steps, int) or max_skipped_steps < 0:
-            raise ValueError(
-                f"Trainer: max_skipped_steps={max_skipped_steps!r} is not allowed: 0 and more is"
-            )
-        if optimizer.micro_batches != loader.micro_batches:
-            raise ValueError(
-                f"Trainer: optimizer.micro_batches={optimizer.micro_batches} and "
-                f"loader.micro_batches={loader.micro_batches}: the same is wanted"
-            )
-        if save_every is not None and checkpointer is None:
-            raise ValueError(f"Trainer: save_every={save_every} and no checkpointer: one is wanted")
-        if eval_every is not None and eval_loader is None:
-            raise ValueError(f"Trainer: eval_every={eval_every} and no eval_loader: one is wanted")
-        if not optimizer.trains(model):
-            raise ValueError(
-                "Trainer: optimizer trains another model: the one of `model` is wanted"
-            )
-        if loader.split != "train":
-            raise ValueError(f"Trainer: loader has split={loader.split!r}: 'train' is wanted")
-        if eval_loader is not None and eval_loader.split == "train":
-            raise ValueError(
-                "Trainer: eval_loader has split='train', which has no end: "
-                "'valid' or 'test' is wanted"
-            )
-        if eval_loader is not None and _overlap(loader, eval_loader):
-            raise ValueError(
-                f"Trainer: eval_loader reads {eval_loader.share} of the data that loader reads "
-                f"{loader.share} of: give both the same split_ratio"
-            )
-        vocab = getattr(model, "vocab_size", None)
-        if vocab is not None and vocab < loader.dataset.vocab_size:
-            raise ValueError(
-                f"Trainer: model.vocab_size={vocab} and the dataset's is "
-                f"{loader.dataset.vocab_size}: at least as many are wanted"
-            )
+        check_trainer(
+            model,
+            optimizer,
+            loader,
+            checkpointer=checkpointer,
+            eval_loader=eval_loader,
+            eval_every=eval_every,
+            save_every=save_every,
+            log_every=log_every,
+            max_skipped_steps=max_skipped_steps,
+        )
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.checkpointer, self.eval_loader = checkpointer, eval_loader
         self.eval_every, self.save_every, self.log_every = eval_every, save_every, log_every
         self.max_skipped_steps = max_skipped_steps
         self.on_step, self.on_eval, self.on_save = on_step, on_eval, on_save
         self.extra = extra
+        self.allow_other_data, self.allow_other_model = allow_other_data, allow_other_model
         self.stopped: str | None = None
         self._metrics = Metrics(metrics) if metrics is not None and _fmoe.rank() == 0 else None
         self._saved_at: int | None = None
@@ -125,7 +101,7 @@ class Trainer:
         if self.optimizer.steps >= steps:
             self._console.say(f"{self.optimizer.steps} of {steps} steps are done already")
         else:
-            memory_check.check(self.model, self.loader)
+            memory_check.check(self.model, self.loader, self.optimizer)
         with _Signals(self):
             self.model.train()
             self._console.begin(self.optimizer.steps, steps)
@@ -153,6 +129,7 @@ class Trainer:
 
     def _step(self, steps: int) -> dict[str, Any]:
         """One optimiser step: fewer than 20 calls into C."""
+        self._saved_at = None  # also where the script went back to an earlier step
         started = time.perf_counter()
         try:
             for _ in range(self.loader.micro_batches):
@@ -263,31 +240,29 @@ class Trainer:
 
     def _resume(self) -> None:
         """Goes on where the newest checkpoint stands; only a run that has not begun does."""
-        if self.checkpointer is None:
-            return
-        run_lock.hold(self.checkpointer.root)  # before the metrics of another run are touched
-        if self.optimizer.steps > 0:
-            return
-        step = self.checkpointer.load(
-            model=self.model, optimizer=self.optimizer, loader=self.loader, on_corrupt="older"
-        )
+        step = None
+        if self.checkpointer is not None:
+            run_lock.hold(self.checkpointer.root)  # before the metrics of another run are touched
+        if self.checkpointer is not None and self.optimizer.steps == 0:
+            step = self.checkpointer.load(
+                model=self.model,
+                optimizer=self.optimizer,
+                loader=self.loader,
+                on_corrupt="older",
+                allow_other_data=self.allow_other_data,
+                allow_other_model=self.allow_other_model,
+            )
+            self._saved_at = step
         if self._metrics is not None:
-            self._metrics.resume(step or 0)
-        if step is None:
-            return
-        self._saved_at = step
-        self._console.say(f"resumed from {self.checkpointer.path(step)}")
+            aside = self._metrics.begin(self.optimizer.steps)
+            if aside is not None:
+                self._console.say(f"{self._metrics.path} was of another run: it is now {aside}")
+        if step is not None and self.checkpointer is not None:
+            self._console.say(f"resumed from {self.checkpointer.path(step)}")
 
     def _write(self, kind: str, values: dict[str, Any]) -> None:
         if self._metrics is not None:
             self._metrics.write({"kind": kind, "time": time.time(), **values})
-
-
-def _overlap(a: DataLoader, b: DataLoader) -> bool:
-    """Whether what is evaluated is trained on."""
-    if a.dataset.identity != b.dataset.identity:
-        return False
-    return a.share[0] < b.share[1] - 1e-9 and b.share[0] < a.share[1] - 1e-9
 
 
 def _due(step: int, every: int | None) -> bool:

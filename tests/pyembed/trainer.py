@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import small
 from harness import TRAIN, case, close, main, raises, run, scratch
@@ -407,6 +408,73 @@ def thread_without_signals() -> None:
         thread.start()
         thread.join()
         assert opt.steps == 2
+
+
+def steps_in(path: str) -> list[int]:
+    with open(path, encoding="utf-8") as lines:
+        return [row["step"] for row in map(json.loads, lines) if row["kind"] == "train"]
+
+
+@case
+def going_back_and_on() -> None:
+    """What is on disk at the end is the branch that was gone, in the metrics too."""
+    with scratch() as folder:
+        m, opt, loader, _ = parts(folder)
+        store = fmoe.Checkpointer(os.path.join(folder, "run"))
+        path = os.path.join(folder, "m.jsonl")
+        trainer = fmoe.Trainer(
+            m, opt, loader, checkpointer=store, save_every=5, metrics=path, log_every=100
+        )
+        trainer.fit(10)
+        assert store.load(model=m, optimizer=opt, loader=loader, step=5) == 5
+        opt.lr = 0.001
+        with warnings.catch_warnings(record=True):  # step 10 is set aside
+            trainer.fit(10)
+        again = small.model()
+        assert store.load(model=again) == 10
+        assert small.weights(again) == small.weights(m)
+        assert steps_in(path) == list(range(1, 11))
+
+
+@case
+def metrics_of_another_run() -> None:
+    """They are put aside, never deleted."""
+    with scratch() as folder:
+        path = os.path.join(folder, "m.jsonl")
+        for run_number in range(3):
+            m, opt, loader, _ = parts(folder)
+            store = fmoe.Checkpointer(os.path.join(folder, f"run{run_number}"))
+            fmoe.Trainer(
+                m, opt, loader, checkpointer=store if run_number else None, metrics=path
+            ).fit(2 + run_number)
+        assert steps_in(path) == [1, 2, 3, 4]
+        assert steps_in(path + ".2") == [1, 2, 3]
+        assert steps_in(path + ".1") == [1, 2]
+
+
+class KeepsAll(fmoe.Gate):
+    def forward(self, x, token_ids=None):
+        scores = fmoe.tensor([[0.5, 0.5]] * x.shape[0])
+        return fmoe.tensor([[0, 1]] * x.shape[0]), scores, None
+
+
+@case
+def a_gate_that_was_renamed() -> None:
+    with scratch() as folder:
+        data = small.write_text(folder)
+        store = fmoe.Checkpointer(os.path.join(folder, "run"))
+
+        def run_of(name: str, **changes):
+            gate = type(name, (KeepsAll,), {})
+            m = small.model(moe=fmoe.MoE(num_experts=4, d_hidden=8, gate=gate))
+            loader = fmoe.DataLoader(fmoe.ByteDataset(data), batch_size=2, seq_len=8)
+            return fmoe.Trainer(m, fmoe.SGD(m, lr=0.1), loader, checkpointer=store, **changes)
+
+        run_of("Before").fit(2)
+        raises(fmoe.CheckpointError, lambda: run_of("After").fit(4), "'Before'", "'After'")
+        trainer = run_of("After", allow_other_model=True)
+        trainer.fit(4)
+        assert trainer.optimizer.steps == 4
 
 
 assert sys.flags.optimize == 0
