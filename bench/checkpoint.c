@@ -77,7 +77,7 @@ int main(int argc, char **argv) {
     fm_mesh *mesh;
     fm_mesh_config mc = fm_mesh_config_default();
     if (fm_ctx_new("cpu", &err, NULL, 0, &ctx) != FM_OK) return fail(&err);
-    if (fm_mesh_new(ctx, &mc, 0, 1, &mesh) != FM_OK) return fail(&ctx->error);
+    if (fm_mesh_new(ctx, &mc, NULL, &mesh) != FM_OK) return fail(&ctx->error);
 
     char root[900], file[1000], step[1000];
     snprintf(root, sizeof root, "%s/bench_checkpoint", argv[1]);

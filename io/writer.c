@@ -50,11 +50,11 @@ fm_status fm_snapshot_take(fm_ctx *ctx, const fm_mesh *mesh, const fm_ckpt_conte
     FM_CHECK(s, FM_ERR_OOM, "out of memory: a checkpoint's record");
     fm_status status = FM_OK;
     s->manifest = (fm_manifest){.step = content->step,
-                                .world_size = mesh->world_size,
-                                .dp = mesh->dp,
+                                .world_size = mesh->at.world_size,
+                                .dp = mesh->at.dp,
                                 .layout = mesh->config};
-    s->rank = mesh->rank, s->pp_rank = mesh->pp_rank, s->tp_rank = mesh->tp_rank;
-    s->ep_rank = mesh->ep_rank, s->etp_rank = mesh->etp_rank;
+    s->rank = mesh->at.rank, s->pp_rank = mesh->at.pp_rank, s->tp_rank = mesh->at.tp_rank;
+    s->ep_rank = mesh->at.ep_rank, s->etp_rank = mesh->at.etp_rank;
     s->compression = compression;
     s->state_json = strdup(content->state_json);
     s->arrays = calloc((size_t)content->n_arrays + 1, sizeof *s->arrays);

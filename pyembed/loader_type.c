@@ -106,8 +106,8 @@ static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->mesh = fm_py_mesh_or_default(a.mesh, "DataLoader");
     self->split = a.split;
     if (!self->mesh) goto fail;
-    a.config.dp = fm_mesh_of(self->mesh)->dp;
-    a.config.dp_rank = fm_mesh_of(self->mesh)->dp_rank;
+    a.config.dp = fm_mesh_of(self->mesh)->at.dp;
+    a.config.dp_rank = fm_mesh_of(self->mesh)->at.dp_rank;
     a.config.shuffle = a.split == 0;
     self->config = a.config;
     fm_call c;

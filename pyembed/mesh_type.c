@@ -23,7 +23,7 @@ static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     fm_mesh *mesh = NULL;
     fm_call c;
     if (!fm_call_begin(&c)) return NULL;
-    fm_status s = fm_mesh_new(c.ctx, &config, fm_the_host.rank, fm_the_host.world_size, &mesh);
+    fm_status s = fm_mesh_new(c.ctx, &config, fm_the_host.world, &mesh);
     if (!fm_call_end(&c, s)) return NULL;
     fm_py_mesh *self = (fm_py_mesh *)type->tp_alloc(type, 0);
     if (!self) {
@@ -48,7 +48,7 @@ static PyObject *get_number(PyObject *o, void *offset) {
 }
 
 #define NUMBER(field, doc)                                                                         \
-    { #field, get_number, NULL, doc, (void *)offsetof(fm_mesh, field) }
+    { #field, get_number, NULL, doc, (void *)offsetof(fm_mesh, at.field) }
 static const PyGetSetDef numbers[] = {
     NUMBER(rank, "this rank's number in the world"),
     NUMBER(world_size, "ranks of the job"),
@@ -66,7 +66,7 @@ static const PyGetSetDef numbers[] = {
 static PyObject *repr(PyObject *o) {
     const fm_mesh *m = fm_mesh_of(o);
     return PyUnicode_FromFormat("<fmoe.Mesh tp=%d pp=%d dp=%d ep=%d etp=%d edp=%d>", m->config.tp,
-                                m->config.pp, m->dp, m->config.ep, m->config.etp, m->edp);
+                                m->config.pp, m->at.dp, m->config.ep, m->config.etp, m->at.edp);
 }
 
 PyTypeObject fm_mesh_type = {

@@ -14,7 +14,7 @@ static fm_status open_root(fm_ctx *ctx, const char *name, fm_mesh **mesh, fm_che
     if (name) snprintf(root, sizeof root, "%s/%s", test_folder(), name);
     fm_ckpt_config c = {root, 3, false, 0};
     *k = NULL;
-    fm_status status = fm_mesh_new(ctx, &config, 0, 1, mesh);
+    fm_status status = fm_mesh_new(ctx, &config, NULL, mesh);
     return status == FM_OK ? fm_checkpointer_new(ctx, *mesh, &c, k) : status;
 }
 

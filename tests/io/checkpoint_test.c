@@ -18,7 +18,7 @@ static fm_checkpointer *checkpointer(fm_ctx *ctx, fm_mesh **mesh, const char *ro
                                      bool asynchronous, int compression) {
     fm_checkpointer *k = NULL;
     fm_mesh_config config = fm_mesh_config_default();
-    if (fm_mesh_new(ctx, &config, 0, 1, mesh) != FM_OK) return NULL;
+    if (fm_mesh_new(ctx, &config, NULL, mesh) != FM_OK) return NULL;
     fm_ckpt_config c = {root, keep_last, asynchronous, compression};
     (void)fm_checkpointer_new(ctx, *mesh, &c, &k);
     return k;
@@ -143,7 +143,7 @@ static void reshard(fm_ctx *ctx) {
     fm_manifest all = {.step = 1, .world_size = 2, .dp = 1, .layout = {2, 1, 1, 1, 1}};
     all.files = calloc(5, sizeof *all.files);
     for (int rank = 0; rank < 2; rank++) {
-        fm_mesh mesh = {.rank = rank, .tp_rank = rank, .world_size = 2, .dp = 1};
+        fm_mesh mesh = {.at = {.rank = rank, .tp_rank = rank, .world_size = 2, .dp = 1}};
         float a[72], b[72];
         for (int64_t i = 0; i < fm_placement_numel(&parts[rank]); i++)
             a[i] = content_value(0, fm_placement_global_index(&parts[rank], i), 5);

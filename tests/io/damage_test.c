@@ -20,7 +20,7 @@ static fm_status save_one(fm_ctx *ctx, content *c) {
     fm_checkpointer *k;
     snprintf(root, sizeof root, "%s/damage", test_folder());
     snprintf(folder, sizeof folder, "%s/step_00000001", root);
-    FM_TRY(fm_mesh_new(ctx, &config, 0, 1, &mesh));
+    FM_TRY(fm_mesh_new(ctx, &config, NULL, &mesh));
     fm_ckpt_config cc = {root, 1, false, 0};
     FM_TRY(fm_checkpointer_new(ctx, mesh, &cc, &k));
     content_make(c, 1, 8, 9, "{\"a\": 1}");
@@ -205,7 +205,7 @@ static void staircase(fm_ctx *ctx, bool asynchronous, int error_number) {
     content_make(&next, 2, 9, 1, "{}");
     fm_mesh *mesh;
     fm_mesh_config config = fm_mesh_config_default();
-    CHECK_OK(fm_mesh_new(ctx, &config, 0, 1, &mesh));
+    CHECK_OK(fm_mesh_new(ctx, &config, NULL, &mesh));
     fm_checkpointer *k;
     fm_ckpt_config cc = {root, 2, asynchronous, 0};
     CHECK_OK(fm_checkpointer_new(ctx, mesh, &cc, &k));

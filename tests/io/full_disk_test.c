@@ -24,7 +24,7 @@ static int child(const char *root) {
     fm_ckpt_config cc = {root, 1, false, 0};
     signal(SIGXFSZ, SIG_IGN);
     if (fm_ctx_new("cpu", NULL, NULL, 0, &ctx) != FM_OK ||
-        fm_mesh_new(ctx, &mc, 0, 1, &mesh) != FM_OK ||
+        fm_mesh_new(ctx, &mc, NULL, &mesh) != FM_OK ||
         fm_checkpointer_new(ctx, mesh, &cc, &k) != FM_OK)
         return 2;
     content c;

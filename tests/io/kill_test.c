@@ -18,7 +18,7 @@ static void save_for_ever(const char *root) {
     int64_t *steps;
     int n;
     if (fm_ctx_new("cpu", NULL, NULL, 0, &ctx) != FM_OK ||
-        fm_mesh_new(ctx, &config, 0, 1, &mesh) != FM_OK ||
+        fm_mesh_new(ctx, &config, NULL, &mesh) != FM_OK ||
         fm_checkpointer_new(ctx, mesh, &cc, &k) != FM_OK ||
         fm_checkpoint_list(ctx, root, &steps, &n) != FM_OK)
         _exit(1);

@@ -22,7 +22,7 @@ static fm_status write_rank(fm_ctx *ctx, const char *tmp, int rank, fm_manifest 
         {.name = "w", .group = FM_CKPT_DENSE, .placement = &slice, .data = w},
         {.name = "adamw.m/w", .group = FM_CKPT_OPTIM, .placement = &flat, .data = m}};
     fm_ckpt_content both = {1, 2, arrays, "{}"};
-    fm_mesh mesh = {.rank = rank, .tp_rank = rank, .world_size = 2, .dp = 1};
+    fm_mesh mesh = {.at = {.rank = rank, .tp_rank = rank, .world_size = 2, .dp = 1}};
     fm_snapshot *s;
     FM_TRY(fm_snapshot_take(ctx, &mesh, &both, 0, false, &s));
     fm_status status = fm_snapshot_write(&ctx->error, NULL, tmp, s);

@@ -64,7 +64,7 @@ static void check_counts(test *t, const fm_gpt_config *c, int64_t parameters, in
     fm_mesh *mesh;
     fm_gpt *m;
     fm_mesh_config mc = fm_mesh_config_default();
-    EXPECT_OK(t, fm_mesh_new(t->ctx, &mc, 0, 1, &mesh));
+    EXPECT_OK(t, fm_mesh_new(t->ctx, &mc, NULL, &mesh));
     EXPECT_OK(t, fm_gpt_new(t->ctx, c, mesh, &m));
     EXPECT(t, fm_gpt_num_parameters(m) == parameters, "%d parameters, not %d",
            (int)fm_gpt_num_parameters(m), (int)parameters);
@@ -123,7 +123,7 @@ static void moe_layers(test *t) {
     fm_gpt *m;
     fm_mesh_config mc = fm_mesh_config_default();
     c.moe = fm_moe_config_default(4, 8);
-    EXPECT_OK(t, fm_mesh_new(t->ctx, &mc, 0, 1, &mesh));
+    EXPECT_OK(t, fm_mesh_new(t->ctx, &mc, NULL, &mesh));
     EXPECT_OK(t, fm_gpt_new(t->ctx, &c, mesh, &m));
     EXPECT(t, !m->config.moe_layers && m->config.n_moe_layers == 0, "a list that was borrowed");
     EXPECT(t, m->n_moe == 2 && m->blocks[0].moe && !m->blocks[1].moe && m->blocks[2].moe,
@@ -140,7 +140,7 @@ static void bad_tokens(test *t) {
     fm_tensor *x, *y;
     fm_mesh_config mc = fm_mesh_config_default();
     fm_gpt_config c = plain();
-    EXPECT_OK(t, fm_mesh_new(t->ctx, &mc, 0, 1, &mesh));
+    EXPECT_OK(t, fm_mesh_new(t->ctx, &mc, NULL, &mesh));
     EXPECT_OK(t, fm_gpt_new(t->ctx, &c, mesh, &m));
     EXPECT_OK(t, fm_tensor_zeros(t->ctx, &x, FM_I32, 2, (int64_t[]){2, 4}));
     EXPECT_OK(t, fm_tensor_zeros(t->ctx, &y, FM_I32, 2, (int64_t[]){2, 5}));

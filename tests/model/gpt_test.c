@@ -23,7 +23,7 @@ static fm_gpt_config config_of(bool moe) {
 
 static fm_status setup_new(fm_ctx *ctx, setup *s, const fm_gpt_config *c) {
     fm_mesh_config mesh = fm_mesh_config_default();
-    FM_TRY(fm_mesh_new(ctx, &mesh, 0, 1, &s->mesh));
+    FM_TRY(fm_mesh_new(ctx, &mesh, NULL, &s->mesh));
     FM_TRY(fm_gpt_new(ctx, c, s->mesh, &s->m));
     /* Weights of N(0, 0.02) leave all logits alike; ten times that makes every token count. */
     for (int i = 0; i < s->m->params->n; i++) {

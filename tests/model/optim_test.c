@@ -58,7 +58,7 @@ static fm_status model_new(fm_ctx *ctx, model *m, fm_dtype dtype) {
     fm_mesh_config c = fm_mesh_config_default();
     fm_init init = {.kind = FM_INIT_NORMAL, .std = 1};
     int64_t n = N;
-    FM_TRY(fm_mesh_new(ctx, &c, 0, 1, &m->mesh));
+    FM_TRY(fm_mesh_new(ctx, &c, NULL, &m->mesh));
     FM_TRY(fm_param_set_new(ctx, &m->params));
     fm_param_spec w = fm_param_spec_whole("w", 1, &n, dtype, true, init);
     fm_param_spec b = fm_param_spec_whole("b", 1, &n, dtype, false, init);

@@ -83,7 +83,7 @@ static void window(test *t, fm_position position, int64_t prompt_len) {
     fm_mesh_config mc = fm_mesh_config_default();
     fm_gpt_config c = fm_gpt_config_default(V, 2, 24, 4, WINDOW);
     c.position = position;
-    EXPECT_OK(t, fm_mesh_new(t->ctx, &mc, 0, 1, &mesh));
+    EXPECT_OK(t, fm_mesh_new(t->ctx, &mc, NULL, &mesh));
     EXPECT_OK(t, fm_gpt_new(t->ctx, &c, mesh, &m));
     float *w = m->params->masters->data;
     for (int i = 0; i < m->params->n; i++) { /* N(0, 0.02) would leave all logits alike */

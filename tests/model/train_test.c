@@ -35,7 +35,7 @@ static fm_status trainer_new(fm_ctx *ctx, trainer *r, const fm_gpt_config *c, in
     fm_optim_config oc = fm_optim_config_default(FM_ADAMW, 1e-2);
     oc.micro_batches = micro;
     fm_status status = FM_OK;
-    FM_TRY_GOTO(fm_mesh_new(ctx, &mesh, 0, 1, &r->mesh));
+    FM_TRY_GOTO(fm_mesh_new(ctx, &mesh, NULL, &r->mesh));
     FM_TRY_GOTO(fm_gpt_new(ctx, c, r->mesh, &r->m));
     FM_TRY_GOTO(fm_optim_new(ctx, &oc, r->mesh, &r->m->params, 1, &r->o));
 out:

@@ -7,54 +7,87 @@
 static void defaults(test *t) {
     fm_mesh *m;
     fm_mesh_config c = fm_mesh_config_default();
-    EXPECT_OK(t, fm_mesh_new(t->ctx, &c, 0, 1, &m));
-    EXPECT(t, m->world_size == 1 && m->dp == 1 && m->edp == 1, "sizes");
-    EXPECT(t, !m->rank && !m->dp_rank && !m->tp_rank && !m->ep_rank, "ranks");
-    fm_comm *comms[] = {m->world_comm, m->tp_comm,  m->dp_comm,
+    EXPECT_OK(t, fm_mesh_new(t->ctx, &c, NULL, &m));
+    EXPECT(t, m->at.world_size == 1 && m->at.dp == 1 && m->at.edp == 1, "sizes");
+    EXPECT(t, !m->at.rank && !m->at.dp_rank && !m->at.tp_rank && !m->at.ep_rank, "ranks");
+    fm_comm *comms[] = {m->world_comm, m->tp_comm,  m->dp_comm, m->pp_comm,
                         m->ep_comm,    m->etp_comm, m->edp_comm};
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 7; i++)
         EXPECT(t, comms[i] && comms[i]->size == 1 && strcmp(comms[i]->transport->name, "self") == 0,
                "communicator %d", i);
     fm_mesh_free(m);
     fm_mesh_free(NULL);
 }
 
-static void errors(test *t) {
-    fm_mesh *m;
-    fm_mesh_config c = fm_mesh_config_default();
-    c.tp = 0;
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "tp is 0");
-    c = fm_mesh_config_default();
-    c.tp = 2;
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 3, &m), FM_ERR_VALUE, "tp 2", "3 ranks");
-    c = fm_mesh_config_default();
-    c.ep = 3;
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 4, &m), FM_ERR_VALUE, "ep is 3", "= 4");
-    c = fm_mesh_config_default();
-    c.zero = 2;
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "zero is 2", "0 and 1");
-    c = fm_mesh_config_default();
-    c.pp = 2, c.etp = 3;
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 4, &m), FM_ERR_VALUE, "pp 2", "etp 3", "4 ranks");
-    c = fm_mesh_config_default();
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 0, &m), FM_ERR_VALUE, "world_size is 0");
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 1, 1, &m), FM_ERR_VALUE, "rank is 1");
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 2, &m), FM_ERR_UNSUPPORTED, "2 ranks");
-    EXPECT(t, !m, "a mesh after an error");
+/* The order of ranks, and that each place is one rank's: by counting up with the innermost axis first. */
+static void places(test *t) {
+    static const struct {
+        int world, tp, pp, ep, etp;
+    } meshes[] = {{1, 1, 1, 1, 1}, {8, 1, 1, 1, 1},  {8, 2, 1, 4, 1},  {8, 2, 2, 2, 2},
+                  {8, 1, 1, 8, 1}, {12, 3, 2, 2, 1}, {64, 4, 2, 8, 2}, {6, 2, 1, 3, 2}};
+    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++) {
+        fm_mesh_config c = {meshes[i].tp, meshes[i].pp, meshes[i].ep, meshes[i].etp, 1};
+        int world = meshes[i].world, rank = 0, stage = world / c.pp;
+        for (int pp = 0; pp < c.pp; pp++)
+            for (int dp = 0; dp < stage / c.tp; dp++)
+                for (int tp = 0; tp < c.tp; tp++, rank++) {
+                    fm_mesh_place p;
+                    EXPECT_OK(t, fm_mesh_find_place(t->ctx, &c, rank, world, &p));
+                    EXPECT(t, p.tp_rank == tp && p.dp_rank == dp && p.pp_rank == pp,
+                           "mesh %zu, rank %d: tp %d dp %d pp %d", i, rank, p.tp_rank, p.dp_rank,
+                           p.pp_rank);
+                    EXPECT(t, c.tp * c.pp * p.dp == world && c.pp * c.ep * c.etp * p.edp == world,
+                           "mesh %zu: dp %d, edp %d", i, p.dp, p.edp);
+                }
+        rank = 0;
+        for (int pp = 0; pp < c.pp; pp++)
+            for (int edp = 0; edp < stage / (c.ep * c.etp); edp++)
+                for (int ep = 0; ep < c.ep; ep++)
+                    for (int etp = 0; etp < c.etp; etp++, rank++) {
+                        fm_mesh_place p;
+                        EXPECT_OK(t, fm_mesh_find_place(t->ctx, &c, rank, world, &p));
+                        EXPECT(t, p.etp_rank == etp && p.ep_rank == ep && p.edp_rank == edp,
+                               "mesh %zu, rank %d: etp %d ep %d edp %d", i, rank, p.etp_rank,
+                               p.ep_rank, p.edp_rank);
+                    }
+    }
 }
 
-/* 65536 times 65536 is 0 in an int. */
-static void products_that_overflow(test *t) {
-    fm_mesh *m;
+static void errors(test *t) {
+    fm_mesh_place p;
     fm_mesh_config c = fm_mesh_config_default();
+    c.tp = 0;
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 1, &p), FM_ERR_VALUE, "tp is 0");
+    c.tp = 5;
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 12, &p), FM_ERR_VALUE, "tp is 5", "= 12",
+                 "1, 2, 3, 4, 6 and 12");
+    c = fm_mesh_config_default();
+    c.ep = 3;
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 4, &p), FM_ERR_VALUE, "ep is 3", "= 4",
+                 "1, 2 and 4");
+    c.ep = 2, c.etp = 2;
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 2, &p), FM_ERR_VALUE, "ep is 2", "= 1",
+                 "allowed: 1");
+    c = fm_mesh_config_default();
+    c.zero = 2;
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 1, &p), FM_ERR_VALUE, "zero is 2", "0 and 1");
+    c = fm_mesh_config_default();
+    c.pp = 2, c.etp = 3;
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 4, &p), FM_ERR_VALUE, "etp is 3", "= 2");
+    c.pp = 3;
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 4, &p), FM_ERR_VALUE, "pp is 3", "4 ranks");
+    c = fm_mesh_config_default();
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 0, &p), FM_ERR_VALUE, "world_size is 0");
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 1, 1, &p), FM_ERR_VALUE, "rank is 1");
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, -1, 1, &p), FM_ERR_VALUE, "rank is -1");
+    /* no product of the sizes may overflow */
     c.tp = c.pp = 65536;
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "tp 65536", "pp 65536",
-                 "1 ranks");
-    c.tp = 1, c.pp = 1;
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 1, &p), FM_ERR_VALUE, "pp is 65536");
+    c.tp = c.pp = 1;
     c.etp = c.ep = 65536;
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "etp 65536", "1 ranks");
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 1, &p), FM_ERR_VALUE, "etp is 65536");
     c.etp = 1, c.pp = c.tp = -2147483647 - 1;
-    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, 0, 1, &m), FM_ERR_VALUE, "tp is -2147483648");
+    EXPECT_ERROR(t, fm_mesh_find_place(t->ctx, &c, 0, 1, &p), FM_ERR_VALUE, "tp is -2147483648");
 }
 
 /* Of the one rank: `sent` elements of x from `from` on become `received` ones of y from `to` on. */
@@ -137,7 +170,7 @@ static void collectives(test *t) {
 
 static const test_case cases[] = {{"defaults", defaults},
                                   {"errors", errors},
-                                  {"products_that_overflow", products_that_overflow},
+                                  {"places", places},
                                   {"collectives", collectives},
                                   {"counts_are_elements", counts_are_elements}};
 TEST_PROGRAM(cases)

@@ -1,0 +1,73 @@
+/* The mesh's groups: who is in them, in which order, and that no two of them mix. */
+#include "parallel/mesh.h"
+#include "tests/parallel/ranks.h"
+
+enum { MAX_RANKS = 8 };
+
+/* The group's ranks must be those that agree with this one in everything but `axis`, in its order. */
+static void check_group(test *t, const fm_mesh_config *c, fm_comm *group, const char *axis,
+                        int (*number)(const fm_mesh_place *), const int *others,
+                        const fm_mesh_place *places) {
+    int32_t members[MAX_RANKS], me = ranks_world()->rank;
+    EXPECT_OK(t, fm_all_gather_now(group, t->ctx, FM_I32, members, &me, 1));
+    int found = 0;
+    for (int r = 0; r < ranks_world()->size; r++) {
+        if (others[r] != others[me]) continue;
+        int at = number(&places[r]);
+        EXPECT(t, at < group->size && members[at] == r, "tp %d ep %d etp %d: %s of rank %d: [%d]",
+               c->tp, c->ep, c->etp, axis, (int)me, at);
+        found++;
+    }
+    EXPECT(t, found == group->size, "%s of rank %d: %d ranks, not %d", axis, (int)me, group->size,
+           found);
+}
+
+#define NUMBER(axis)                                                                               \
+    static int axis(const fm_mesh_place *p) { return p->axis##_rank; }
+NUMBER(tp)
+NUMBER(dp)
+NUMBER(ep)
+NUMBER(etp)
+NUMBER(edp)
+
+static void groups(test *t) {
+    static const fm_mesh_config meshes[] = {
+        {1, 1, 1, 1, 0}, {2, 1, 1, 1, 1}, {1, 1, 2, 1, 1}, {1, 1, 1, 2, 1},
+        {2, 1, 2, 1, 1}, {1, 1, 2, 2, 1}, {4, 1, 4, 1, 1}, {2, 1, 1, 4, 1},
+    };
+    int world = ranks_world()->size;
+    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++) {
+        const fm_mesh_config *c = &meshes[i];
+        if (world % c->tp || world % (c->ep * c->etp)) continue;
+        fm_mesh *m;
+        fm_mesh_place p[MAX_RANKS];
+        EXPECT_OK(t, fm_mesh_new(t->ctx, c, ranks_world(), &m));
+        int others[5][MAX_RANKS];
+        for (int r = 0; r < world; r++) {
+            EXPECT_OK(t, fm_mesh_find_place(t->ctx, c, r, world, &p[r]));
+            others[0][r] = p[r].dp_rank;
+            others[1][r] = p[r].tp_rank;
+            others[2][r] = p[r].etp_rank * 100 + p[r].edp_rank;
+            others[3][r] = p[r].ep_rank * 100 + p[r].edp_rank;
+            others[4][r] = p[r].ep_rank * 100 + p[r].etp_rank;
+        }
+        check_group(t, c, m->tp_comm, "tp", tp, others[0], p);
+        check_group(t, c, m->dp_comm, "dp", dp, others[1], p);
+        check_group(t, c, m->ep_comm, "ep", ep, others[2], p);
+        check_group(t, c, m->etp_comm, "etp", etp, others[3], p);
+        check_group(t, c, m->edp_comm, "edp", edp, others[4], p);
+        fm_mesh_free(m);
+    }
+}
+
+static void no_pipeline_yet(test *t) {
+    fm_mesh *m;
+    fm_mesh_config c = fm_mesh_config_default();
+    c.pp = ranks_world()->size;
+    if (c.pp == 1) return;
+    EXPECT_ERROR(t, fm_mesh_new(t->ctx, &c, ranks_world(), &m), FM_ERR_UNSUPPORTED, "pp is",
+                 "pipeline");
+}
+
+static const test_case cases[] = {{"groups", groups}, {"no_pipeline_yet", no_pipeline_yet}};
+RANKS_PROGRAM(cases)
