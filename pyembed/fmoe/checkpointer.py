@@ -122,8 +122,13 @@ class Checkpointer:
             )
         _check_types("load", model, optimizer, loader)
         goes_on = optimizer is not None or loader is not None  # else it is looked at only
-        if goes_on and os.path.isdir(self.root):
-            run_lock.hold(self.root, for_writing=False)
+        user = run_lock.user_of(self.root) if goes_on else None
+        if user is not None:  # to start a fine-tune from it is fine
+            print(
+                f"fmoe: {self.root} is in use by {user}: this run cannot save there",
+                file=sys.stderr,
+                flush=True,
+            )
         self._wait_for_others()
         self.wait()
         steps = self.steps()

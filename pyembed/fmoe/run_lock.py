@@ -12,12 +12,11 @@ from typing import IO
 _held: dict[str, IO[str]] = {}  # by the folder's real path: the program's Checkpointers share it
 
 
-def hold(folder: str, for_writing: bool = True) -> None:
+def hold(folder: str) -> None:
     """Keeps the folder for this program until it ends, however it ends: a lock on `run.lock` there.
 
     RuntimeError where another program holds it: two runs would replace each other's checkpoints and
-    metrics. Where the file system has no locks there is none, and a folder that may only be read
-    needs none unless it is for_writing.
+    metrics. Where the file system has no locks there is none.
     """
     os.makedirs(folder, exist_ok=True)
     key = os.path.realpath(folder)
@@ -28,12 +27,7 @@ def hold(folder: str, for_writing: bool = True) -> None:
             if os.path.samestat(os.fstat(held.fileno()), os.stat(path)):
                 return
         _held.pop(key).close()  # the folder was deleted and made again
-    try:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (kept)
-    except OSError as error:
-        if not for_writing and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return
-        raise
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (kept open)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -50,6 +44,22 @@ def hold(folder: str, for_writing: bool = True) -> None:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+
+
+def user_of(folder: str) -> str | None:
+    """Who else holds it, in words; None: nobody, or nobody knows."""
+    if os.path.realpath(folder) in _held:
+        return None
+    try:
+        with open(os.path.join(folder, "run.lock"), encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    return file.read().strip() or "another program"
+    except OSError:
+        pass  # no lock, or not for us to see
+    return None
 
 
 def _forget() -> None:

@@ -170,7 +170,12 @@ def one_run_at_a_time() -> None:
         store, opt = fmoe.Checkpointer(run_folder), fmoe.AdamW(m, lr=0.01)
         words = run_folder, f"in use by process {first.pid} on"
         raises(RuntimeError, lambda: store.save(5, model=m), *words)
-        raises(RuntimeError, lambda: store.load(model=m, optimizer=opt), *words)
+        look = "import fmoe, small, sys; m = small.model()\n" + (
+            "print(fmoe.Checkpointer(sys.argv[1]).load(model=m, optimizer=fmoe.AdamW(m, lr=1.0)))"
+        )
+        loaded = run(["-c", look, run_folder], cwd=small.FOLDER)
+        assert loaded.stdout in ("1\n", "None\n"), loaded.stderr
+        assert f"in use by process {first.pid}" in loaded.stderr, loaded.stderr
         with open(folder + "/metrics.jsonl", "w", encoding="ascii") as f:
             f.write('{"kind": "train", "step": 7}\n')
         data = fmoe.ByteDataset(small.write_text(folder))

@@ -28,6 +28,10 @@ def another_function_of_the_same_weights() -> None:
             m = small.model(**{"position": "rope", **changes})
             raises(fmoe.CheckpointError, lambda m=m: store.load(model=m), word, "allow_other_model")
             assert store.load(model=m, allow_other_model=True) == 1
+        plain = fmoe.Checkpointer(folder + "/plain")
+        plain.save(1, model=small.model(moe=moe(every=1)))
+        unused = small.model(moe=moe(every=1), rope_theta=5e5, activation="relu")
+        assert plain.load(model=unused) == 1
         may_change = small.model(
             position="rope",
             dropout=0.5,
