@@ -51,8 +51,8 @@ void fm_checkpointer_free(fm_checkpointer *k);
  * the masters), then writes in a thread; writes at once when not asynchronous, from where the arrays
  * are if that is host memory. A save still under way is finished
  * first; a failure of it is returned here, and this one has not begun. FM_ERR_VALUE: a name twice, a
- * step below 0, or below the newest in the folder where that is not a run that went back (see
- * fm_checkpointer_loaded). FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
+ * step below 0, or not above the newest in the folder where that is not this run's own, or one that it
+ * went back from (see fm_checkpointer_loaded). FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
 fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_content *content);
 /* Until the last save is on disk and committed; returns its failure, once. */
 fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k);

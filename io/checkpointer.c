@@ -149,7 +149,8 @@ const char *fm_checkpointer_notes(fm_checkpointer *k) {
 }
 
 /* The largest number is the one to go on from, so a lower one must be a step back that somebody meant:
- * of a run that loaded from here, and knows what it leaves. */
+ * of a run that loaded from here, and knows what it leaves. The same number replaces that checkpoint,
+ * which only the run that it belongs to may do; whoever has loaded or saved nothing here is another. */
 static fm_status check_order(fm_checkpointer *k, int64_t step) {
     fm_steps all = {0};
     const fm_commit_plan *plan = &k->plan;
@@ -157,18 +158,20 @@ static fm_status check_order(fm_checkpointer *k, int64_t step) {
     if (status == FM_OK) status = fm_steps_complete(&k->error, k->root, &all);
     int64_t newest = status == FM_OK && all.n > 0 ? all.items[all.n - 1] : -1;
     free(all.items);
-    if (status != FM_OK || step >= newest) return status;
+    if (status != FM_OK || step > newest) return status;
+    const char *is = step == newest ? "there is already" : "it is below";
     if (plan->from < 0)
+        return fm_fail(&k->error, FM_ERR_VALUE,
+                       "%s step %lld, the newest in %s, from where nothing was loaded: two runs "
+                       "would be mixed; "
+                       "save into another folder, or load first",
+                       is, (long long)newest, k->root);
+    if (step < plan->from || newest > plan->seen)
         return fm_fail(
             &k->error, FM_ERR_VALUE,
-            "it is below step %lld, the newest in %s, from where nothing was loaded: two "
-            "runs would be mixed; save into another folder, or load first",
-            (long long)newest, k->root);
-    if (step < plan->from || newest > plan->seen)
-        return fm_fail(&k->error, FM_ERR_VALUE,
-                       "it is below step %lld, the newest in %s, and step %lld was loaded or saved "
-                       "here last: save into another folder, or load the step to go on from first",
-                       (long long)newest, k->root, (long long)plan->from);
+            "%s step %lld, the newest in %s, and step %lld was loaded or saved here last: "
+            "save into another folder, or load the step to go on from first",
+            is, (long long)newest, k->root, (long long)plan->from);
     return FM_OK;
 }
 

@@ -85,8 +85,6 @@ int64_t fm_loader_rows(const fm_loader *l) { return l->rows; }
 int64_t fm_loader_samples(const fm_loader *l) { return l->samples; }
 int64_t fm_loader_position(const fm_loader *l) { return l->position; }
 int64_t fm_loader_epoch(const fm_loader *l) { return l->position / l->samples; }
-uint64_t fm_loader_seed(const fm_loader *l) { return l->c.seed; }
-const fm_dataset *fm_loader_dataset(const fm_loader *l) { return l->data; }
 
 void fm_loader_reset(fm_loader *l) {
     l->position = 0;

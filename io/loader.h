@@ -39,7 +39,5 @@ int64_t fm_loader_position(const fm_loader *l);
 fm_status fm_loader_seek(fm_ctx *ctx, fm_loader *l, int64_t position);
 int64_t fm_loader_epoch(const fm_loader *l);
 void fm_loader_reset(fm_loader *l);
-uint64_t fm_loader_seed(const fm_loader *l);
-const fm_dataset *fm_loader_dataset(const fm_loader *l);
 
 #endif

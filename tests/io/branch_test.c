@@ -81,11 +81,13 @@ static void another_run_is_refused(fm_ctx *ctx) {
     CHECK_FAILS(save(ctx, k, 10, 10), FM_ERR_VALUE, "step 10 was not saved", "below step 300", root,
                 "another folder", "load first");
     CHECK(strcmp(names(), OLD_RUN) == 0, "%s", names());
-    /* as before: the same number, and higher ones */
-    CHECK_OK(save(ctx, k, 300, 7));
-    CHECK(holds(ctx, "step_00000300", 7), "step 300 is replaced");
-    CHECK_FAILS(save(ctx, k, 299, 1), FM_ERR_VALUE, "below step 300", "last");
+    CHECK_FAILS(save(ctx, k, 300, 7), FM_ERR_VALUE, "step 300 was not saved", "already step 300",
+                root, "another folder", "load first");
+    CHECK(holds(ctx, "step_00000300", 300), "step 300 is replaced");
+    /* Higher ones are not, and then its own may be replaced. */
+    CHECK_OK(save(ctx, k, 310, 311));
     CHECK_OK(save(ctx, k, 310, 310));
+    CHECK(holds(ctx, "step_00000310", 310), "step 310 is not replaced");
     CHECK(strcmp(names(), "step_00000200 step_00000300 step_00000310 ") == 0, "%s", names());
     /* also for the run that saved them, until it loads */
     CHECK_FAILS(save(ctx, k, 250, 1), FM_ERR_VALUE, "below step 310", "step 310 was", "load");
@@ -147,6 +149,8 @@ static void somebody_else_went_on(fm_ctx *ctx) {
     fm_checkpointer_loaded(other, 300, 300);
     CHECK_OK(save(ctx, other, 310, 310));
     CHECK_FAILS(save(ctx, k, 210, 1), FM_ERR_VALUE, "below step 310", "step 200");
+    CHECK_FAILS(save(ctx, k, 310, 1), FM_ERR_VALUE, "already step 310", "step 200");
+    CHECK(holds(ctx, "step_00000310", 310), "somebody else's is replaced");
     CHECK(strcmp(names(), "step_00000200 step_00000300 step_00000310 ") == 0, "%s", names());
     fm_checkpointer_free(other);
     fm_checkpointer_free(k);

@@ -22,6 +22,7 @@ static void save_for_ever(const char *root) {
         fm_checkpointer_new(ctx, mesh, &cc, &k) != FM_OK ||
         fm_checkpoint_list(ctx, root, &steps, &n) != FM_OK)
         _exit(1);
+    if (n > 0) fm_checkpointer_loaded(k, steps[n - 1], steps[n - 1]);
     for (int64_t step = n ? steps[n - 1] : 0;; step++) { /* the newest one is replaced first */
         content c;
         content_make(&c, step, (int)step, 300, "{}");
