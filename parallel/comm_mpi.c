@@ -69,15 +69,18 @@ static void free_group(void *impl) {
 static fm_status split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out);
 static const fm_transport transport = {"mpi", start, test, split, free_group};
 
-/* Takes `comm`, whose errors come back as values. */
+/* Takes `comm`, also on an error, whose errors come back as values from here on. */
 static fm_status wrap(fm_mpi *m, fm_ctx *ctx, MPI_Comm comm, fm_comm **out) {
     int rank = 0, size = 0;
     fm_mpi_group *g = malloc(sizeof *g);
-    FM_CHECK(g, FM_ERR_OOM, "out of memory: a group of ranks");
-    *g = (fm_mpi_group){m, comm};
+    pthread_mutex_lock(&m->lock);
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &size);
     MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+    if (!g) MPI_Comm_free(&comm);
+    pthread_mutex_unlock(&m->lock);
+    FM_CHECK(g, FM_ERR_OOM, "out of memory: a group of ranks");
+    *g = (fm_mpi_group){m, comm};
     return fm_comm_new(ctx, &transport, g, rank, size, out);
 }
 

@@ -15,7 +15,8 @@ typedef struct fm_mpi_config {
     double progress;     /* seconds between two looks of the thread; 0: 200 µs. < 0: no thread */
 } fm_mpi_config;
 
-/* Starts MPI. FM_ERR_UNSUPPORTED: built without MPI. FM_ERR_COMM: in MPI's words. */
+/* Starts MPI. FM_ERR_UNSUPPORTED: built without MPI. FM_ERR_COMM: in MPI's words; the program must end
+ * then, so that the other ranks do. */
 fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out);
 /* Ends MPI; all ranks call it, after their communicators are freed. NULL is legal. */
 void fm_mpi_stop(fm_mpi *m);

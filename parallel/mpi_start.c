@@ -2,6 +2,7 @@
 #ifdef FM_HAVE_MPI
 #include "parallel/mpi_internal.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,15 @@ static void *move_on(void *arg) {
     return NULL;
 }
 
+/* Of MPI's own, and of m. */
+static void release(fm_mpi *m) {
+    if (m->bf16_sum != MPI_OP_NULL) MPI_Op_free(&m->bf16_sum);
+    if (m->bf16_max != MPI_OP_NULL) MPI_Op_free(&m->bf16_max);
+    pthread_cond_destroy(&m->wake);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}
+
 static fm_status start_mpi(fm_mpi *m, fm_error *err, int *provided) {
     FM_TRY(
         fm_mpi_check(err, MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, provided), "start"));
@@ -70,18 +80,26 @@ fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out)
     m->interval.tv_sec = (time_t)interval;
     m->interval.tv_nsec = (long)(1e9 * (interval - (double)m->interval.tv_sec));
     int provided = MPI_THREAD_SINGLE;
+    m->bf16_sum = m->bf16_max = MPI_OP_NULL;
+    /* With default attributes neither can fail. */
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_cond_init(&m->wake, NULL);
+    /* Signals are the main thread's, Ctrl-C must reach the interpreter: neither our thread nor those that
+     * MPI makes for itself take any. */
+    sigset_t all, was;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &was);
     fm_status s = start_mpi(m, err, &provided);
-    if (s == FM_OK && pthread_mutex_init(&m->lock, NULL) != 0)
-        s = fm_fail(err, FM_ERR_COMM, "MPI: no lock could be made");
-    if (s == FM_OK && pthread_cond_init(&m->wake, NULL) != 0)
-        s = fm_fail(err, FM_ERR_COMM, "MPI: no condition variable could be made");
+    /* An MPI without threads works as well, with less overlap: waits move on what is under way. */
+    m->threaded = s == FM_OK && config->progress >= 0 && provided >= MPI_THREAD_SERIALIZED &&
+                  pthread_create(&m->thread, NULL, move_on, m) == 0;
+    pthread_sigmask(SIG_SETMASK, &was, NULL);
     if (s != FM_OK) {
-        free(m);
+        /* No MPI_Finalize: it waits for the other ranks, which go on and wait for this one. A rank that
+         * ends without it takes them along. */
+        release(m);
         return s;
     }
-    /* An MPI without threads works as well, with less overlap: waits move on what is under way. */
-    m->threaded = config->progress >= 0 && provided >= MPI_THREAD_SERIALIZED &&
-                  pthread_create(&m->thread, NULL, move_on, m) == 0;
     *out = m;
     return FM_OK;
 }
@@ -98,9 +116,7 @@ void fm_mpi_stop(fm_mpi *m) {
     MPI_Op_free(&m->bf16_sum);
     MPI_Op_free(&m->bf16_max);
     MPI_Finalize();
-    pthread_cond_destroy(&m->wake);
-    pthread_mutex_destroy(&m->lock);
-    free(m);
+    release(m);
 }
 
 void fm_mpi_abort(fm_mpi *m, int status) {

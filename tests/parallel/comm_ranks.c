@@ -222,7 +222,7 @@ static void pairs_do_not_count(test *t) {
     fm_comm_free(part);
 }
 
-/* Many under way, waited for in the other order; complete by themselves, through the thread. */
+/* Many under way, waited for and tested in the other order. */
 static void several_under_way(test *t) {
     enum { MANY = 20, N = 50 };
     fm_comm *c = ranks_world();

@@ -5,17 +5,19 @@
 #include <string.h>
 
 static fm_comm *world;
+static fm_mpi_config config;
 
 fm_comm *ranks_world(void) { return world; }
+bool ranks_threaded(void) { return config.progress >= 0; }
 
-/* --count-limit N is ours; the rest is the runner's. */
-static int64_t take_limit(int *argc, char **argv) {
+/* The number behind `option`, which is ours; the rest is the runner's. */
+static double take(const char *option, int *argc, char **argv) {
     for (int i = 1; i + 1 < *argc; i++) {
-        if (strcmp(argv[i], "--count-limit") != 0) continue;
-        int64_t limit = strtoll(argv[i + 1], NULL, 10);
+        if (strcmp(argv[i], option) != 0) continue;
+        double value = strtod(argv[i + 1], NULL);
         memmove(argv + i, argv + i + 2, (size_t)(*argc - i - 1) * sizeof *argv);
         *argc -= 2;
-        return limit;
+        return value;
     }
     return 0;
 }
@@ -39,7 +41,8 @@ int ranks_program(int argc, char **argv, const test_case *cases, int n) {
     test t;
     fm_error err = {0};
     fm_mpi *mpi = NULL;
-    fm_mpi_config config = {.count_limit = take_limit(&argc, argv)};
+    config.count_limit = (int64_t)take("--count-limit", &argc, argv);
+    config.progress = take("--progress", &argc, argv);
     test_init(&t, argc, argv);
     if (fm_mpi_start(&config, &err, &mpi) != FM_OK) die(NULL, err.message);
     if (test_open(&t, NULL, &err, &t.ctx) != FM_OK) die(mpi, err.message);
