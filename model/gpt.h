@@ -96,7 +96,8 @@ int64_t fm_gpt_num_active_parameters(const fm_gpt *m); /* of which one token use
  * experts, or, measured, as many as computed a token of the last forward on average. */
 double fm_gpt_flops_per_token(const fm_gpt *m, int64_t S, bool measured);
 
-/* Bytes that a training step on B sequences of S holds at its peak, by role. */
+/* Bytes that a training step on B sequences of S holds at its peak, by role. activations: what the
+ * allocator gives, and the scratch of attention's backward on a CPU. */
 typedef struct fm_memory_plan {
     size_t parameters, gradients, moments, activations;
 } fm_memory_plan;

@@ -89,11 +89,13 @@ fm_memory_plan fm_gpt_memory_plan(const fm_gpt *m, int64_t B, int64_t S) {
     if (c->recompute) blocks += widest; /* one block at a time is whole */
     double logits = T * (double)c->vocab_size * size;
     double budget = (double)m->ctx->logits_budget;
+    size_t scratch = fm_attention_scratch(m->ctx, B, S, c->n_head, c->n_kv_head,
+                                          c->d_model / c->n_head);
     double ends = T * 2 * (double)c->d_model * size + (logits < budget ? logits : budget);
     return (fm_memory_plan){
         .parameters = flat + copies,
         .gradients = flat,
         .moments = 2 * flat,
-        .activations = (size_t)(T * (blocks + transients) * size + ends),
+        .activations = (size_t)(T * (blocks + transients) * size + ends) + scratch,
     };
 }

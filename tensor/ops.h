@@ -64,6 +64,10 @@ fm_status fm_attention_qkv(fm_ctx *ctx, fm_tensor **y, fm_tensor *qkv, int64_t n
 /* q [B, Sq, H dh], k, v [B, Skv, KV dh]; causal: the queries are the last Sq positions. */
 fm_status fm_attention(fm_ctx *ctx, fm_tensor **y, fm_tensor *q, fm_tensor *k, fm_tensor *v,
                        int64_t n_head, int64_t n_kv_head, bool causal, float scale);
+/* Bytes that the backward of either takes on ctx's CPU beside its tensors, once, whatever the number of
+ * layers; 0 for a GPU. It grows with the threads. */
+size_t fm_attention_scratch(const fm_ctx *ctx, int64_t B, int64_t S, int64_t n_head,
+                            int64_t n_kv_head, int64_t dh);
 /* Rotates the first `heads` heads of width dh of x [B, S, cols]; positions from pos0. */
 fm_status fm_rope(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int64_t heads, int64_t dh, float theta,
                   int64_t pos0);

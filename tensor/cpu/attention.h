@@ -1,6 +1,7 @@
 /* What attention's forward and backward share: tiles, packing, masks. */
 #ifndef FM_TENSOR_CPU_ATTENTION_H
 #define FM_TENSOR_CPU_ATTENTION_H
+#include "tensor/cpu/attention_parts.h"
 #include "tensor/cpu/device.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/parallel.h"
@@ -11,9 +12,6 @@
 #include <math.h>
 #include <omp.h>
 
-/* Rows of a tile of queries, and of keys: a tile of scores and the operands of its products are
- * some 16 KiB each at a head width of 64. Keys are a multiple of every vector's lanes. */
-enum { FM_TILE_Q = FM_TILE(64, 3), FM_TILE_K = FM_TILE(64, 16) };
 /* Row length of what has a column per query: whole vectors. */
 enum { FM_TILE_Q_LANES = (FM_TILE_Q + FM_VEC - 1) / FM_VEC * FM_VEC };
 

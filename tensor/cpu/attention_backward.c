@@ -5,14 +5,9 @@
  *
  * Cost: 10·dh FLOPs a visible pair and one exp. One core per (sequence, key head), which adds up dk
  * and dv over the group's query heads in order: nothing is shared, no atomics. Where those are few, the
- * tiles of queries are dealt out into parts, whose dk and dv are summed in order; how many parts is a
- * matter of shapes alone, so the bits are the same whether one core or many compute them.
+ * tiles of queries are dealt out into parts (attention_parts.h).
  */
 #include "tensor/cpu/attention.h"
-
-/* (sequence, key head)s that need no parts; and the tiles of queries that are worth a part, whose sums
- * over all keys cost some 2 % of it. */
-enum { ENOUGH = FM_TILE(32, 5), PART_TILES = FM_TILE(4, 1) };
 
 typedef struct workspace {
     float *k, *kt, *vt;  /* [keys, width], [tiles][dh][FM_TILE_K] twice */
@@ -21,30 +16,9 @@ typedef struct workspace {
     float *p, *ds;       /* a tile, [FM_TILE_Q, FM_TILE_K] */
 } workspace;
 
-/* Query tiles of one key head, and the parts that they are dealt out into. */
-static int64_t tiles_of(const fm_attention_args *a) {
-    return a->H / a->KV * ((a->Sq + FM_TILE_Q - 1) / FM_TILE_Q);
-}
-static int64_t parts_of(const fm_attention_args *a) {
-    int64_t heads = a->B * a->KV;
-    if (heads == 0) return 1;
-    return fm_clamp_i64((ENOUGH + heads - 1) / heads, 1,
-                        fm_clamp_i64(tiles_of(a) / PART_TILES, 1, ENOUGH));
-}
-
-/* dk and dv of one part */
-static int64_t sum_floats(const fm_attention_args *a, int64_t width) {
-    return 2 * fm_round_up(a->Skv, FM_TILE_K) * width;
-}
-
-static int64_t workspace_floats(const fm_attention_args *a, int64_t width) {
-    int64_t keys = fm_round_up(a->Skv, FM_TILE_K);
-    return keys * (width + 2 * a->dh) + 3 * FM_TILE_Q * width + 2 * FM_TILE_Q * FM_TILE_K;
-}
-
 /* `sums`: where dk and dv are */
 static workspace carve(float *at, float *sums, const fm_attention_args *a, int64_t width) {
-    int64_t keys = fm_round_up(a->Skv, FM_TILE_K);
+    int64_t keys = fm_attention_keys(a);
     workspace w = {.k = at, .dk = sums, .dv = sums + keys * width};
     w.kt = w.k + keys * width;
     w.vt = w.kt + keys * a->dh;
@@ -131,15 +105,15 @@ FM_INLINE void pack(fm_dtype dt, const fm_attention_args *a, const workspace *w,
     fm_pack_transposed(dt, w->vt, fm_at(dt, a->v, v_at), a->v_row, a->Skv, a->dh);
 }
 
-/* Every parts-th tile, from tile `part` on: a later query sees more keys, so each gets its share. */
 FM_INLINE void run_part(fm_dtype dt, const fm_attention_grad_args *g, const workspace *w,
                         int64_t width, int64_t b, int64_t kv, int64_t part, int64_t parts) {
     const fm_attention_args *a = &g->fwd;
-    int64_t group = a->H / a->KV, in_head = (a->Sq + FM_TILE_Q - 1) / FM_TILE_Q;
-    for (int64_t i = 0; i < sum_floats(a, width); i++) w->dk[i] = 0.0f;
-    for (int64_t t = part; t < group * in_head; t += parts) {
-        int64_t i = t % in_head * FM_TILE_Q;
-        query_tile(dt, g, w, width, b, kv * group + t / in_head, i,
+    int64_t group = a->H / a->KV, tiles = fm_attention_tiles(a);
+    for (int64_t i = 0; i < fm_attention_sums(a, width); i++) w->dk[i] = 0.0f;
+    for (int64_t n = 0;; n++) {
+        int64_t t = fm_attention_dealt(n, part, parts), i = fm_attention_tile_of(a, t) * FM_TILE_Q;
+        if (t >= tiles) return;
+        query_tile(dt, g, w, width, b, kv * group + fm_attention_head_of(a, t), i,
                    fm_min_i64(FM_TILE_Q, a->Sq - i));
     }
 }
@@ -153,7 +127,7 @@ static void add_sums(float *total, const float *part, int64_t n) {
 FM_INLINE void store_sums(fm_dtype dt, const fm_attention_grad_args *g, const float *sums,
                           int64_t width, int64_t b, int64_t kv, int64_t j, int64_t n) {
     const fm_attention_args *a = &g->fwd;
-    const float *dk = sums + j * width, *dv = dk + fm_round_up(a->Skv, FM_TILE_K) * width;
+    const float *dk = sums + j * width, *dv = dk + fm_attention_keys(a) * width;
     int64_t k_at = b * a->k_batch + kv * a->dh + j * a->k_row;
     int64_t v_at = b * a->v_batch + kv * a->dh + j * a->v_row;
     store(dt, fm_at_mut(dt, g->dk, k_at), a->k_row, dk, n, width, a->dh, FM_LN_2);
@@ -164,7 +138,7 @@ FM_INLINE void store_sums(fm_dtype dt, const fm_attention_grad_args *g, const fl
 FM_INLINE void whole_task(fm_dtype dt, const fm_attention_grad_args *g, workspace w, int64_t width,
                           int64_t b, int64_t kv, int64_t parts) {
     const fm_attention_args *a = &g->fwd;
-    int64_t n = sum_floats(a, width);
+    int64_t n = fm_attention_sums(a, width);
     float *total = w.dk;
     pack(dt, a, &w, width, b, kv);
     run_part(dt, g, &w, width, b, kv, 0, parts);
@@ -184,22 +158,17 @@ FM_INLINE void part_task(fm_dtype dt, const fm_attention_grad_args *g, const wor
 }
 
 /* Too few key heads for the threads: a task is a part. */
-static fm_status run_parts(fm_device *dev, const fm_attention_grad_args *g, int64_t parts) {
+static void run_parts(const fm_attention_grad_args *g, float *scratch, int threads) {
     const fm_attention_args *a = &g->fwd;
-    int64_t width = fm_round_up(a->dh, FM_VEC), heads = a->B * a->KV, n = sum_floats(a, width);
-    int64_t per_thread = fm_round_up(workspace_floats(a, width), 16);
-    int64_t key_tiles = (a->Skv + FM_TILE_K - 1) / FM_TILE_K;
-    void *scratch;
-    FM_TRY(fm_cpu_scratch(dev, FM_CPU_SCRATCH_PRODUCT,
-                          (size_t)(per_thread * omp_get_max_threads() + heads * parts * n) *
-                              sizeof(float),
-                          &scratch));
-    float *sums = (float *)scratch + per_thread * omp_get_max_threads();
-#pragma omp parallel for schedule(dynamic)
+    int64_t width = fm_round_up(a->dh, FM_VEC), heads = a->B * a->KV;
+    int64_t parts = fm_attention_parts(a), n = fm_attention_sums(a, width);
+    int64_t per_thread = fm_attention_per_thread(a, width, 0);
+    int64_t key_tiles = fm_attention_keys(a) / FM_TILE_K;
+    float *sums = scratch + per_thread * threads;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t i = 0; i < heads * parts; i++) {
         int64_t head = i / parts;
-        workspace w = carve((float *)scratch + omp_get_thread_num() * per_thread, sums + i * n, a,
-                            width);
+        workspace w = carve(scratch + omp_get_thread_num() * per_thread, sums + i * n, a, width);
         FM_FLOAT_CALL(a->dt, part_task, g, &w, width, head / a->KV, head % a->KV, i % parts, parts);
     }
 #pragma omp parallel for schedule(static)
@@ -213,20 +182,24 @@ static fm_status run_parts(fm_device *dev, const fm_attention_grad_args *g, int6
         FM_FLOAT_CALL(a->dt, store_sums, g, total, width, head / a->KV, head % a->KV, j,
                       fm_min_i64(FM_TILE_K, a->Skv - j));
     }
-    return FM_OK;
 }
 
 fm_status FM_ISA_NAME(cpu_attention_backward)(fm_device *dev, const fm_attention_grad_args *g) {
     const fm_attention_args *a = &g->fwd;
-    int64_t parts = parts_of(a), heads = a->B * a->KV;
-    if (parts > 1 && heads < omp_get_max_threads()) return run_parts(dev, g, parts);
-    int64_t width = fm_round_up(a->dh, FM_VEC), sums = sum_floats(a, width) * (parts > 1 ? 2 : 1);
-    int64_t per_thread = fm_round_up(workspace_floats(a, width) + sums, 16);
+    int threads = omp_get_max_threads();
+    int64_t parts = fm_attention_parts(a), width = fm_round_up(a->dh, FM_VEC);
     void *scratch;
     FM_TRY(fm_cpu_scratch(dev, FM_CPU_SCRATCH_PRODUCT,
-                          (size_t)(per_thread * omp_get_max_threads()) * sizeof(float), &scratch));
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t i = 0; i < heads; i++) {
+                          (size_t)fm_attention_floats(a, width, threads) * sizeof(float),
+                          &scratch));
+    if (fm_attention_by_parts(a, threads)) {
+        run_parts(g, scratch, threads);
+        return FM_OK;
+    }
+    int64_t sums = fm_attention_sums(a, width) * (parts > 1 ? 2 : 1);
+    int64_t per_thread = fm_attention_per_thread(a, width, sums);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < a->B * a->KV; i++) {
         float *own = (float *)scratch + omp_get_thread_num() * per_thread;
         FM_FLOAT_CALL(a->dt, whole_task, g, carve(own + sums, own, a, width), width, i / a->KV,
                       i % a->KV, parts);

@@ -7,16 +7,10 @@
 #ifndef FM_TENSOR_CPU_PARALLEL_H
 #define FM_TENSOR_CPU_PARALLEL_H
 #include "tensor/cpu/isa.h"
+#include "tensor/cpu/tile.h"
 
 #include <stdbool.h>
 #include <stdint.h>
-
-/* A size of tile or chunk; --config=hostile takes small odd ones, so that small tests cross them. */
-#ifdef FM_HOSTILE
-#define FM_TILE(size, hostile) (hostile)
-#else
-#define FM_TILE(size, hostile) (size)
-#endif
 
 enum {
     /* Elements of a chunk of an elementwise loop: 64 KiB of fp32, so that two or three arrays'

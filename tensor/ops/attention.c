@@ -1,7 +1,9 @@
 /* Self-attention over one packed projection, and attention over three. */
+#include "tensor/cpu/attention_parts.h"
 #include "tensor/ops/check.h"
 
 #include <math.h>
+#include <omp.h>
 
 typedef struct attention_attrs {
     int64_t H, KV;
@@ -157,4 +159,13 @@ fm_status fm_attention(fm_ctx *ctx, fm_tensor **y, fm_tensor *q, fm_tensor *k, f
              "than k (%s)",
              FM_TEXT(q), FM_TEXT(k));
     return attention(ctx, op, y, &(attention_attrs){n_head, n_kv_head, causal, scale}, q, k, v);
+}
+
+size_t fm_attention_scratch(const fm_ctx *ctx, int64_t B, int64_t S, int64_t n_head,
+                            int64_t n_kv_head, int64_t dh) {
+    enum { LONGEST_VECTOR = 16 }; /* floats: a head's row is padded to whole ones */
+    if (ctx->plugin) return 0;
+    fm_attention_args a = {.B = B, .Sq = S, .Skv = S, .H = n_head, .KV = n_kv_head, .dh = dh};
+    int64_t width = (dh + LONGEST_VECTOR - 1) / LONGEST_VECTOR * LONGEST_VECTOR;
+    return (size_t)fm_attention_floats(&a, width, omp_get_max_threads()) * sizeof(float);
 }
