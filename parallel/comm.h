@@ -21,8 +21,8 @@ typedef enum fm_reduce { FM_SUM, FM_MAX } fm_reduce;
 
 /* kind, name */
 #define FM_COLLECTIVE_MAP(X)                                                                       \
-    X(FM_ALL_REDUCE, "all_reduce")         /* y[n] = Σ or max over ranks of y, in place */        \
-    X(FM_ALL_GATHER, "all_gather")         /* y[size*n], x[n]: y's own part on all ranks or on none */        \
+    X(FM_ALL_REDUCE, "all_reduce") /* y[n] = Σ or max over ranks of y, in place */                \
+    X(FM_ALL_GATHER, "all_gather") /* y[size*n], x[n]: y's own part on all ranks or on none */     \
     X(FM_REDUCE_SCATTER, "reduce_scatter") /* y[n] = this rank's part of Σ or max of x[size*n] */ \
     X(FM_ALL_TO_ALL_V, "all_to_all_v")     /* x's parts go to each rank, y's come from each */     \
     X(FM_BROADCAST, "broadcast")           /* y[n] of rank `peer` on all */                        \
@@ -76,9 +76,9 @@ struct fm_comm {
     const fm_transport *transport;
     void *impl;
     int rank, size;
-    uint64_t
-        started; /* collectives so far: the number of the last one. send and recv are not counted: the
-                        * ranks that take no part must agree on the next number */
+    /* Collectives so far: the number of the last one. send and recv are not counted: the ranks that take
+     * no part must agree on the next number. */
+    uint64_t started;
     double time_limit; /* seconds that a wait may take; 0: for ever */
     bool checked;      /* each start compares with what the other ranks start: for debugging */
     fm_comm_stats stats[FM_COLLECTIVE_KINDS];
