@@ -68,10 +68,11 @@ class Checkpointer:
         """Saves parameters, moments, step, schedule, data position, seed and `extra` (any JSON).
 
         The background part of a save is completed by the next optimizer.step(), save or wait, or at
-        exit; its failure is raised there. A step not above the newest in the folder is a ValueError,
-        unless load() has gone back to a step before it: then the later ones of the run that is left
-        are kept as step_N.abandoned. What goes wrong after a checkpoint is complete (an older one
-        cannot be deleted) is a RuntimeWarning. RuntimeError: another run is in the folder.
+        exit; its failure is raised there. A step that is not above the newest in the folder is a
+        ValueError, unless this Checkpointer saved or loaded there: then the later ones of the run
+        that is left are kept as step_N.abandoned. What goes wrong after a checkpoint is complete
+        (an older one cannot be deleted) is a RuntimeWarning; another run in the folder is a
+        RuntimeError.
         """
         _check_types("save", model, optimizer, loader)
         state = {

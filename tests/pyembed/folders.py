@@ -19,11 +19,11 @@ def trained(steps: int = 1):
     m = small.model()
     opt = fmoe.AdamW(m, lr=0.01)
     for _ in range(steps):
-        model_step(m, opt)
+        train_step(m, opt)
     return m, opt
 
 
-def model_step(m, opt) -> None:
+def train_step(m, opt) -> None:
     m(*small.batch()).loss.backward()
     opt.step()
 
@@ -61,11 +61,11 @@ def going_back() -> None:
         for step in (1, 2, 3):
             ckpt.save(step, model=m, optimizer=opt)
             saved[step] = small.weights(m)
-            model_step(m, opt)
+            train_step(m, opt)
         raises(fmoe.CheckpointError, lambda: ckpt.load(model=m, step=7), "step 7", "[1, 2, 3]")
         assert ckpt.load(model=m, optimizer=opt, step=1) == 1
         assert small.weights(m) == saved[1]
-        model_step(m, opt)
+        train_step(m, opt)
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             ckpt.save(2, model=m, optimizer=opt)
