@@ -21,7 +21,8 @@ def misfit(
     allow_other_model: bool,
 ) -> str | None:
     """In words, the first thing that does not fit; None: all does."""
-    found = _arrays(reader, model) or _moments(reader, state, optimizer)
+    shapes = {a["name"]: a["global_shape"] for a in reader.arrays}
+    found = _arrays(shapes, model) or _moments(shapes, state, optimizer)
     if found is None and not allow_other_model:
         differs = model_config.difference(state.get("model") or {}, model_config.configs(model))
         if differs:
@@ -31,8 +32,11 @@ def misfit(
     return found
 
 
-def _arrays(reader: CheckpointReader, model: Any) -> str | None:
-    saved = {a["name"]: a["global_shape"] for a in reader.arrays if "/" not in a["name"]}
+Shapes = dict[str, tuple[int, ...]]  # by name; an optimiser's state has a '/' in its names
+
+
+def _arrays(shapes: Shapes, model: Any) -> str | None:
+    saved = {name: shape for name, shape in shapes.items() if "/" not in name}
     wanted = {name: p.global_shape for name, p in model.named_parameters()}
     for name, shape in wanted.items():
         if name not in saved:
@@ -45,17 +49,15 @@ def _arrays(reader: CheckpointReader, model: Any) -> str | None:
     return None
 
 
-def _moments(
-    reader: CheckpointReader, state: dict[str, Any], optimizer: Optimizer | None
-) -> str | None:
+def _moments(shapes: Shapes, state: dict[str, Any], optimizer: Optimizer | None) -> str | None:
     if optimizer is None:
         return None
     if state["optimizer"] is None:
-        return "it was saved without an optimizer: it has no moments"
+        return "it was saved without an optimizer: it has no moments; optimizer=None is wanted"
     kind = state["optimizer"]["kind"]
     if kind != optimizer.kind:
         return f"it was trained with {kind!r}, the optimizer is {optimizer.kind!r}"
-    saved = sorted({a["name"].split("/")[0] for a in reader.arrays if "/" in a["name"]})
+    saved = sorted({name.split("/")[0] for name in shapes if "/" in name})
     if saved != sorted(optimizer.moments):
         return f"it has the moments {saved}, the optimizer keeps {list(optimizer.moments)}"
     return None
