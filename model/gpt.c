@@ -156,6 +156,7 @@ static fm_status trunk(fm_gpt *m, fm_tensor *tokens, fm_tensor **y, fm_gpt_out *
     fm_tensor *x = NULL, *out[3] = {0};
     fm_status status = FM_OK;
     const fm_clock *clock = fm_clock_enter(ctx, &m->params->clock);
+    fm_rows rows = fm_rows_enter(ctx, fm_mesh_rows(m->mesh, tokens->shape[0], tokens->shape[1]));
     FM_TRY_GOTO(fm_gpt_embed(m, tokens, 0, &x));
     for (int64_t i = 0; i < m->config.n_layer; i++) {
         if (m->config.recompute) {
@@ -180,6 +181,7 @@ static fm_status trunk(fm_gpt *m, fm_tensor *tokens, fm_tensor **y, fm_gpt_out *
     FM_TRY_GOTO(fm_gpt_norm(m, &m->norm, x, y));
 out:
     ctx->clock = clock;
+    ctx->rows = rows;
     for (int i = 0; i < 3; i++) fm_tensor_free(out[i]);
     fm_tensor_free(x);
     return status;

@@ -111,7 +111,7 @@ fm_status fm_gpt_new(fm_ctx *ctx, const fm_gpt_config *config, fm_mesh *mesh, fm
     m->blocks = calloc((size_t)m->config.n_layer, sizeof *m->blocks);
     FM_CHECK_GOTO(m->blocks, FM_ERR_OOM, "out of memory: %lld blocks",
                   (long long)m->config.n_layer);
-    FM_TRY_GOTO(fm_param_set_new(ctx, &m->params));
+    FM_TRY_GOTO(fm_param_set_new(ctx, mesh, &m->params));
     FM_TRY_GOTO(add_all(m));
     FM_TRY_GOTO(fm_param_set_seal(m->params));
     if (m->config.tie_embeddings) m->head_w = m->embed_token;

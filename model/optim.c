@@ -99,7 +99,8 @@ fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss) {
     FM_CHECK(o->backwards < o->config.micro_batches, FM_ERR_STATE,
              "backward: micro_batches is %lld and as many have run; call step first",
              (long long)o->config.micro_batches);
-    float share = 1.0f / (float)o->config.micro_batches;
+    /* The ranks' gradients are summed, and their losses are of equal weight. */
+    float share = 1.0f / ((float)o->config.micro_batches * (float)o->mesh->at.dp);
     fm_tensor *dloss = NULL;
     fm_status status = FM_OK;
     FM_TRY_GOTO(fm_tensor_new(ctx, &dloss, loss->dtype, loss->ndim, loss->shape));

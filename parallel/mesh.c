@@ -87,6 +87,9 @@ static fm_status make_groups(fm_ctx *ctx, fm_mesh *m) {
         {&m->etp_comm, first + p->edp_rank * c->ep + p->ep_rank, p->etp_rank},
         {&m->ep_comm, first + p->edp_rank * c->etp + p->etp_rank, p->ep_rank},
         {&m->edp_comm, first + p->ep_rank * c->etp + p->etp_rank, p->edp_rank},
+        {&m->stage_comm, p->pp_rank, in_stage},
+        {&m->expert_comm, first + p->edp_rank, p->ep_rank * c->etp + p->etp_rank},
+        {&m->expert_replicas_comm, first + p->ep_rank, p->edp_rank * c->etp + p->etp_rank},
     };
     for (size_t i = 0; i < sizeof axes / sizeof *axes; i++)
         FM_TRY(fm_comm_split(m->world_comm, ctx, axes[i].color, axes[i].key, axes[i].comm));
@@ -115,10 +118,29 @@ fm_status fm_mesh_new(fm_ctx *ctx, const fm_mesh_config *config, fm_comm *world,
     return FM_OK;
 }
 
+fm_comm *fm_mesh_replicas(const fm_mesh *m, fm_replicas kind) {
+    fm_comm *const comms[] = {m->dp_comm, m->stage_comm, m->edp_comm, m->expert_replicas_comm};
+    return comms[kind];
+}
+
+const char *fm_replicas_name(fm_replicas kind) {
+    static const char *const names[] = {"dp", "dp*tp", "edp", "edp*etp"};
+    return names[kind];
+}
+
+fm_rows fm_mesh_rows(const fm_mesh *m, int64_t B, int64_t S) {
+    int64_t tp = m->config.tp, own = S / tp;
+    return (fm_rows){.offset = m->at.dp_rank * B * S + m->at.tp_rank * own,
+                     .block = tp > 1 ? own : 0,
+                     .stride = S};
+}
+
 void fm_mesh_free(fm_mesh *m) {
     if (!m) return;
-    fm_comm *const groups[] = {m->tp_comm, m->dp_comm,  m->pp_comm, m->etp_comm,
-                               m->ep_comm, m->edp_comm, m->alone};
+    fm_comm *const groups[] = {m->tp_comm,    m->dp_comm,     m->pp_comm,
+                               m->etp_comm,   m->ep_comm,     m->edp_comm,
+                               m->stage_comm, m->expert_comm, m->expert_replicas_comm,
+                               m->alone};
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) fm_comm_free(groups[i]);
     free(m);
 }

@@ -32,8 +32,28 @@ typedef struct fm_mesh {
     fm_mesh_place at;
     /* One communicator per axis; `self` where the axis has one rank. world_comm is borrowed. */
     fm_comm *world_comm, *tp_comm, *dp_comm, *pp_comm, *ep_comm, *etp_comm, *edp_comm;
-    fm_comm *alone; /* the world where none was given; else NULL */
+    fm_comm *stage_comm;  /* tp x dp: one pipeline stage; rank in it: dp_rank * tp + tp_rank */
+    fm_comm *expert_comm; /* ep x etp: who has all experts together; ep_rank * etp + etp_rank */
+    fm_comm *expert_replicas_comm; /* edp x etp; edp_rank * etp + etp_rank */
+    fm_comm *alone;                /* the world where none was given; else NULL */
 } fm_mesh;
+
+/* The ranks that hold the same values of a parameter: they start equal, gradients are summed over
+ * them, and what optimisers keep is shared out among them. */
+typedef enum fm_replicas {
+    FM_REPLICATED_DP, /* slices of dense layers: dp */
+    FM_REPLICATED_STAGE, /* what tp does not split (norms, routers): dp x tp, each of which sees its own
+                             part of the sequence there */
+    FM_REPLICATED_EDP,    /* experts' slices: edp */
+    FM_REPLICATED_EDP_ETP /* what etp does not split of experts: edp x etp */
+} fm_replicas;
+enum { FM_REPLICAS_KINDS = FM_REPLICATED_EDP_ETP + 1 };
+fm_comm *fm_mesh_replicas(const fm_mesh *m, fm_replicas kind); /* borrowed */
+const char *fm_replicas_name(fm_replicas kind);                /* "dp", "dp*tp", "edp", "edp*etp" */
+
+/* Which rows of the global micro-batch this rank holds where each dp rank has B sequences of S positions,
+ * and its tp ranks S/tp of each: for fm_rows_enter. */
+fm_rows fm_mesh_rows(const fm_mesh *m, int64_t B, int64_t S);
 
 fm_mesh_config fm_mesh_config_default(void); /* all 1, zero 1 */
 

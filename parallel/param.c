@@ -13,10 +13,11 @@ typedef struct pending {
     fm_tensor **out;
 } pending;
 
-fm_status fm_param_set_new(fm_ctx *ctx, fm_param_set **out) {
+fm_status fm_param_set_new(fm_ctx *ctx, fm_mesh *mesh, fm_param_set **out) {
     *out = calloc(1, sizeof **out);
     FM_CHECK(*out, FM_ERR_OOM, "out of memory: a parameter set");
     (*out)->ctx = ctx;
+    (*out)->mesh = mesh;
     return FM_OK;
 }
 
@@ -40,6 +41,7 @@ fm_param_spec fm_param_spec_whole(const char *name, int ndim, const int64_t *sha
     snprintf(spec.name, sizeof spec.name, "%s", name);
     spec.placement.ndim = ndim;
     spec.placement.n_boxes = 1;
+    spec.placement.replicas = FM_REPLICATED_STAGE;
     for (int i = 0; i < ndim; i++)
         spec.placement.global_shape[i] = spec.placement.boxes[0].stop[i] = shape[i];
     return spec;

@@ -19,12 +19,6 @@ typedef struct fm_box {
 
 enum { FM_MAX_BOXES = 8 };
 
-/* Over which ranks the same values are held: gradients are summed over that group. */
-typedef enum fm_replicas {
-    FM_REPLICATED_DP, /* dense parameters: every data-parallel rank */
-    FM_REPLICATED_EDP /* experts: the ranks that hold the same experts */
-} fm_replicas;
-
 /* Where this rank's slice lies. Its elements are those of the boxes, one box after another, each
  * row-major (a tensor-parallel slice of qkv is three boxes). A weight's boxes differ in dimension 0
  * only, so that its local array is a tensor; a flat ZeRO fragment's may differ in all. */
@@ -61,6 +55,7 @@ typedef struct fm_param {
 
 typedef struct fm_param_set {
     fm_ctx *ctx;
+    fm_mesh *mesh;
     int n;
     fm_param **items; /* in order of definition: the order of checkpoints and of named_parameters */
     int64_t numel;    /* local elements, each parameter padded to 16 */
@@ -73,14 +68,14 @@ typedef struct fm_param_set {
     fm_clock clock; /* what its optimiser has counted: the model's random numbers are drawn by it */
 } fm_param_set;
 
-fm_status fm_param_set_new(fm_ctx *ctx, fm_param_set **out);
+fm_status fm_param_set_new(fm_ctx *ctx, fm_mesh *mesh, fm_param_set **out); /* mesh: borrowed */
 void fm_param_set_free(fm_param_set *s);
 
 /* Adds a parameter; `*out` gets its tensor when the set is sealed. Names are unique: a second one
  * is FM_ERR_VALUE. FM_ERR_STATE after sealing. */
 fm_status fm_param_add(fm_param_set *s, const fm_param_spec *spec, fm_tensor **out);
 
-/* A whole (unsharded) parameter's spec. */
+/* The spec of a parameter that is whole on every rank of the stage. */
 fm_param_spec fm_param_spec_whole(const char *name, int ndim, const int64_t *shape, fm_dtype dtype,
                                   bool decay, fm_init init);
 

@@ -1,4 +1,5 @@
 #include "pyembed/host.h"
+#include "pyembed/mesh_type.h"
 
 #include <errno.h>
 #include <omp.h>
@@ -121,6 +122,7 @@ bool fm_host_stop(void) {
     /* An interpreter keeps some objects beyond its end (extension modules in cycles); their tensors
      * still point here, and the process gives everything back anyway. */
     if (h->live == 0) {
+        fm_py_free_meshes();
         fm_comm_free(h->world);
         h->world = NULL;
         fm_ctx_free(h->ctx);

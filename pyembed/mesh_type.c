@@ -1,6 +1,9 @@
 #include "pyembed/mesh_type.h"
 #include "pyembed/options.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #define ROW(field) #field, offsetof(fm_mesh_config, field)
 static const fm_option rows[] = {
     {ROW(tp), FM_OPT_INT32, 1, 65536, 0, NULL, "1", "ranks that split each layer's width", NULL},
@@ -15,31 +18,58 @@ static const fm_option rows[] = {
 static const fm_options options = {
     "Mesh", rows, 0,
     "How the ranks are folded: world = tp*pp*dp for dense parameters, world = pp*ep*etp*edp for "
-    "experts; dp and edp follow. This version runs one rank."};
+    "experts; dp and edp follow."};
+
+/* The meshes of the program, each made once: equal ones share their communicators, which live until the
+ * end (freeing them is a matter of all ranks, and Python frees objects when each rank likes). */
+static struct made {
+    fm_mesh *mesh;
+    struct made *next;
+} * meshes;
+
+static fm_mesh *shared_mesh(const fm_mesh_config *config) {
+    for (struct made *m = meshes; m; m = m->next)
+        if (memcmp(&m->mesh->config, config, sizeof *config) == 0) return m->mesh;
+    struct made *made = malloc(sizeof *made);
+    if (!made) return (fm_mesh *)PyErr_NoMemory();
+    fm_call c;
+    if (!fm_call_begin(&c)) {
+        free(made);
+        return NULL;
+    }
+    fm_status s = fm_mesh_new(c.ctx, config, fm_the_host.world, &made->mesh);
+    if (!fm_call_end(&c, s)) {
+        free(made);
+        return NULL;
+    }
+    made->next = meshes;
+    meshes = made;
+    return made->mesh;
+}
+
+fm_mesh *fm_py_default_mesh(void) {
+    fm_mesh_config config = fm_mesh_config_default();
+    return shared_mesh(&config);
+}
+
+void fm_py_free_meshes(void) {
+    while (meshes) {
+        struct made *m = meshes;
+        meshes = m->next;
+        fm_mesh_free(m->mesh);
+        free(m);
+    }
+}
 
 static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     fm_mesh_config config = fm_mesh_config_default();
     if (!fm_options_parse(&options, args, kwargs, &config)) return NULL;
-    fm_mesh *mesh = NULL;
-    fm_call c;
-    if (!fm_call_begin(&c)) return NULL;
-    fm_status s = fm_mesh_new(c.ctx, &config, fm_the_host.world, &mesh);
-    if (!fm_call_end(&c, s)) return NULL;
-    fm_py_mesh *self = (fm_py_mesh *)type->tp_alloc(type, 0);
-    if (!self) {
-        fm_mesh_free(mesh);
-        return NULL;
-    }
+    fm_mesh *mesh = shared_mesh(&config);
+    fm_py_mesh *self = mesh ? (fm_py_mesh *)type->tp_alloc(type, 0) : NULL;
+    if (!self) return NULL;
     self->config = config;
     self->mesh = mesh;
-    fm_the_host.live++;
     return (PyObject *)self;
-}
-
-static void dealloc(PyObject *o) {
-    fm_mesh_free(fm_mesh_of(o));
-    fm_the_host.live--;
-    Py_TYPE(o)->tp_free(o);
 }
 
 /* Numbers that follow from the configuration: their place in fm_mesh is the closure. */
@@ -74,7 +104,6 @@ PyTypeObject fm_mesh_type = {
     .tp_basicsize = sizeof(fm_py_mesh),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = new,
-    .tp_dealloc = dealloc,
     .tp_repr = repr,
 };
 

@@ -12,6 +12,9 @@ extern PyTypeObject fm_mesh_type;
 
 /* A new reference to `mesh`, or to a mesh of defaults for NULL and None. `what` begins errors. */
 PyObject *fm_py_mesh_or_default(PyObject *mesh, const char *what);
+fm_mesh *fm_py_default_mesh(void); /* all ranks data-parallel; NULL with an exception */
+/* At the end of the program, when nothing is left that uses them. */
+void fm_py_free_meshes(void);
 static inline fm_mesh *fm_mesh_of(PyObject *o) { return ((fm_py_mesh *)o)->mesh; }
 
 #endif

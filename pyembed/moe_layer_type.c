@@ -48,7 +48,7 @@ static fm_status build(fm_ctx *ctx, py_layer *self, const layer_args *a, const c
                        const fm_moe_config *config) {
     self->layer = calloc(1, sizeof *self->layer);
     FM_CHECK(self->layer, FM_ERR_OOM, "out of memory: a MoE layer");
-    FM_TRY(fm_param_set_new(ctx, &self->params));
+    FM_TRY(fm_param_set_new(ctx, fm_mesh_of(self->mesh), &self->params));
     FM_TRY(fm_moe_init(ctx, self->layer, name, config,
                        self->gate.instances ? &self->gate.gate : NULL, fm_mesh_of(self->mesh),
                        a->d_model, (fm_dtype)a->dtype, start_std, start_std, self->params));
@@ -130,10 +130,13 @@ static PyObject *call(PyObject *o, PyObject *args, PyObject *kwargs) {
     fm_call c;
     if (!fm_options_parse(&call_options, args, kwargs, &a) || !fm_call_begin(&c)) return NULL;
     const fm_clock *clock = fm_clock_enter(c.ctx, &self->params->clock);
+    fm_mesh *mesh = fm_mesh_of(self->mesh);
+    fm_rows outer = fm_rows_enter(c.ctx, fm_mesh_rows(mesh, 1, fm_rows_of(a.x) * mesh->config.tp));
     fm_status s = a.ids ? fm_as_int32(c.ctx, a.ids, "MoELayer: token_ids", &ids) : FM_OK;
     if (s == FM_OK) s = fm_moe_forward(c.ctx, self->layer, a.x, ids, &out);
     if (s == FM_OK) s = fm_moe_aux_loss(c.ctx, self->layer, &out, 1, &aux);
     c.ctx->clock = clock;
+    c.ctx->rows = outer;
     fm_tensor_free(ids);
     fm_tensor *y = s == FM_OK ? fm_tensor_retain(out.y) : NULL;
     fm_moe_out_free(&out);

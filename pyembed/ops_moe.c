@@ -1,6 +1,7 @@
 /* Routing: top-k, permutation, grouped products; and the collectives. */
-#include "pyembed/collective.h"
 #include "pyembed/ops.h"
+
+#include "parallel/tape_collectives.h"
 
 #include <string.h>
 

@@ -1,4 +1,5 @@
 #include "pyembed/parameter_type.h"
+#include "pyembed/mesh_type.h"
 #include "pyembed/options.h"
 
 #include <stdio.h>
@@ -128,8 +129,9 @@ static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     fm_tensor *unused = NULL;
     fm_param_spec spec = fm_param_spec_whole(name, ndim, shape, FM_F32, a.decay, init);
     fm_call c;
-    if (!fm_call_begin(&c)) return NULL;
-    fm_status s = fm_param_set_new(c.ctx, &set);
+    fm_mesh *mesh = fm_py_default_mesh();
+    if (!mesh || !fm_call_begin(&c)) return NULL;
+    fm_status s = fm_param_set_new(c.ctx, mesh, &set);
     if (s == FM_OK) s = fm_param_add(set, &spec, &unused);
     if (s == FM_OK) s = fm_param_set_seal(set);
     if (s != FM_OK) fm_param_set_free(set);
@@ -201,14 +203,14 @@ static PyObject *get_placement(PyObject *o, void *unused) {
     }
     if (!boxes) return NULL;
     return Py_BuildValue("{s:N,s:s}", "boxes", boxes, "replicas",
-                         p->replicas == FM_REPLICATED_DP ? "dp" : "edp");
+                         fm_replicas_name(p->replicas));
 }
 
 static PyGetSetDef getset[] = {
     {"global_shape", get_global_shape, NULL, "Shape over all ranks.", NULL},
     {"placement", get_placement, NULL,
      "dict: 'boxes', a list of (start, stop) of the global array that this rank holds, and "
-     "'replicas', the ranks that hold the same ('dp' or 'edp').",
+     "'replicas', the ranks that hold the same ('dp', 'dp*tp', 'edp' or 'edp*etp').",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

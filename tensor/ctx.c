@@ -36,14 +36,20 @@ fm_rng_key fm_rng(const fm_ctx *ctx, uint64_t stream) {
         .key = fm_mix64(fm_mix64(ctx->seed) ^ stream),
         .step = ctx->clock->step,
         .micro = ctx->clock->micro,
-        .row_offset = ctx->row_offset,
-        .row_block = ctx->row_block,
-        .row_stride = ctx->row_stride,
+        .row_offset = ctx->rows.offset,
+        .row_block = ctx->rows.block,
+        .row_stride = ctx->rows.stride,
     };
 }
 
 const fm_clock *fm_clock_enter(fm_ctx *ctx, const fm_clock *clock) {
     const fm_clock *was = ctx->clock;
     if (was == &ctx->own_clock) ctx->clock = clock;
+    return was;
+}
+
+fm_rows fm_rows_enter(fm_ctx *ctx, fm_rows rows) {
+    fm_rows was = ctx->rows;
+    ctx->rows = rows;
     return was;
 }

@@ -22,8 +22,7 @@ struct fm_ctx {
     uint64_t seed;
     const fm_clock *clock; /* of the model that computes; &own_clock: none does */
     fm_clock own_clock;
-    /* Rows of the global micro-batch that this rank holds (fm_rng_key). */
-    int64_t row_offset, row_block, row_stride;
+    fm_rows rows; /* of the global micro-batch, that this rank holds in the forward that runs */
 
     bool grad_enabled; /* operations record themselves */
     uint64_t next_seq; /* number of the next node */
@@ -53,6 +52,8 @@ fm_rng_key fm_rng(const fm_ctx *ctx, uint64_t stream);
 /* A model's forward begins: random numbers are its clock's until the context's clock is set to what this
  * returns. Inside another model's (a layer in a gate) the outer one's stay. */
 const fm_clock *fm_clock_enter(fm_ctx *ctx, const fm_clock *clock);
+/* The same for the rows that a model's forward works on; an inner one has its own. */
+fm_rows fm_rows_enter(fm_ctx *ctx, fm_rows rows);
 
 /* Calls a slot of the operation table: FM_TRY(FM_KERNEL(ctx, add, dt, y, a, b, n)). */
 #define FM_KERNEL(ctx, slot, ...)                                                                  \

@@ -9,7 +9,8 @@ typedef struct recompute_attrs {
     fm_recompute_fn fn;
     void *user;
     fm_keep keep;
-    fm_clock clock; /* whose random numbers the first pass drew */
+    fm_clock clock; /* by which the first pass drew random numbers */
+    fm_rows rows;
 } recompute_attrs;
 
 static void free_attrs(void *p) {
@@ -36,11 +37,13 @@ static fm_status recompute_backward(fm_ctx *ctx, fm_node *node) {
     }
     ctx->recomputing = true;
     ctx->clock = &a->clock;
+    fm_rows rows = fm_rows_enter(ctx, a->rows);
     bool was = fm_grad_enable(ctx, true);
     status = a->fn(ctx, a->user, inputs, outputs);
     fm_grad_enable(ctx, was);
     ctx->recomputing = was_recomputing;
     ctx->clock = clock;
+    ctx->rows = rows;
     if (status != FM_OK) goto out;
 
     fm_tensor *grads[FM_NODE_MAX_OUTPUTS] = {0};
@@ -65,7 +68,10 @@ fm_status fm_recompute(fm_ctx *ctx, fm_recompute_fn fn, const void *user, size_t
     memset(outputs, 0, (size_t)n_outputs * sizeof *outputs);
     if (!ctx->grad_enabled) return fn(ctx, (void *)(uintptr_t)user, inputs, outputs);
 
-    recompute_attrs a = {.fn = fn, .user = malloc(user_size ? user_size : 1), .clock = *ctx->clock};
+    recompute_attrs a = {.fn = fn,
+                         .user = malloc(user_size ? user_size : 1),
+                         .clock = *ctx->clock,
+                         .rows = ctx->rows};
     FM_CHECK(a.user, FM_ERR_OOM, "out of memory: a recomputed block's arguments");
     memcpy(a.user, user, user_size);
     fm_grad_enable(ctx, false);

@@ -23,6 +23,12 @@ typedef struct fm_clock {
     uint32_t micro; /* micro-batches since */
 } fm_clock;
 
+/* Which rows of the global array a rank holds: row r is number
+ * offset + r / block * stride + r % block, or offset + r where block is 0. */
+typedef struct fm_rows {
+    int64_t offset, block, stride;
+} fm_rows;
+
 /* Which random numbers. Element (row, col) of a [rows, cols] array has the global index
  *   (row_offset + row / row_block * row_stride + row % row_block) * cols + col
  * where the three row numbers say which rows of the global array this rank holds. */

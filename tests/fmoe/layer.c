@@ -6,7 +6,7 @@ fm_status layer_new(fm_ctx *ctx, layer *l, const fm_moe_config *config, int64_t 
     *l = (layer){0};
     fm_mesh_config c = fm_mesh_config_default();
     FM_TRY(fm_mesh_new(ctx, &c, NULL, &l->mesh));
-    FM_TRY(fm_param_set_new(ctx, &l->params));
+    FM_TRY(fm_param_set_new(ctx, l->mesh, &l->params));
     FM_TRY(fm_moe_init(ctx, &l->moe, "moe", config, NULL, l->mesh, d_model, FM_F32, 0.3f, 0.3f,
                        l->params));
     return fm_param_set_seal(l->params);

@@ -135,7 +135,7 @@ static void gate_of_ones_own(test *t) {
     fm_moe_config c = config_of("naive");
     fm_mesh_config mesh = fm_mesh_config_default();
     EXPECT_OK(t, fm_mesh_new(t->ctx, &mesh, NULL, &l.mesh));
-    EXPECT_OK(t, fm_param_set_new(t->ctx, &l.params));
+    EXPECT_OK(t, fm_param_set_new(t->ctx, l.mesh, &l.params));
     EXPECT_OK(
         t, fm_moe_init(t->ctx, &l.moe, "moe", &c, &gate, l.mesh, D, FM_F32, 0.3f, 0.3f, l.params));
     EXPECT_OK(t, fm_param_set_seal(l.params));

@@ -59,7 +59,7 @@ static fm_status model_new(fm_ctx *ctx, model *m, fm_dtype dtype) {
     fm_init init = {.kind = FM_INIT_NORMAL, .std = 1};
     int64_t n = N;
     FM_TRY(fm_mesh_new(ctx, &c, NULL, &m->mesh));
-    FM_TRY(fm_param_set_new(ctx, &m->params));
+    FM_TRY(fm_param_set_new(ctx, m->mesh, &m->params));
     fm_param_spec w = fm_param_spec_whole("w", 1, &n, dtype, true, init);
     fm_param_spec b = fm_param_spec_whole("b", 1, &n, dtype, false, init);
     FM_TRY(fm_param_add(m->params, &w, &m->w));

@@ -1,5 +1,5 @@
 /* The mesh's groups: who is in them, in which order, and that no two of them mix. */
-#include "parallel/mesh.h"
+#include "parallel/tape_collectives.h"
 #include "tests/parallel/ranks.h"
 
 enum { MAX_RANKS = 8 };
@@ -29,6 +29,15 @@ NUMBER(dp)
 NUMBER(ep)
 NUMBER(etp)
 NUMBER(edp)
+static int in_stage(const fm_mesh_place *p) { return p->rank; }
+static int among_experts(const fm_mesh_place *p) {
+    return p->rank - p->edp_rank * (p->world_size / p->edp);
+}
+
+static int replica_etp; /* of the mesh that is checked */
+static int among_replicas(const fm_mesh_place *p) {
+    return p->edp_rank * replica_etp + p->etp_rank;
+}
 
 static void groups(test *t) {
     static const fm_mesh_config meshes[] = {
@@ -42,7 +51,7 @@ static void groups(test *t) {
         fm_mesh *m;
         fm_mesh_place p[MAX_RANKS];
         EXPECT_OK(t, fm_mesh_new(t->ctx, c, ranks_world(), &m));
-        int others[5][MAX_RANKS];
+        int others[8][MAX_RANKS];
         for (int r = 0; r < world; r++) {
             EXPECT_OK(t, fm_mesh_find_place(t->ctx, c, r, world, &p[r]));
             others[0][r] = p[r].dp_rank;
@@ -50,12 +59,49 @@ static void groups(test *t) {
             others[2][r] = p[r].etp_rank * 100 + p[r].edp_rank;
             others[3][r] = p[r].ep_rank * 100 + p[r].edp_rank;
             others[4][r] = p[r].ep_rank * 100 + p[r].etp_rank;
+            others[5][r] = 0;
+            others[6][r] = p[r].edp_rank;
+            others[7][r] = p[r].ep_rank;
         }
         check_group(t, c, m->tp_comm, "tp", tp, others[0], p);
         check_group(t, c, m->dp_comm, "dp", dp, others[1], p);
         check_group(t, c, m->ep_comm, "ep", ep, others[2], p);
         check_group(t, c, m->etp_comm, "etp", etp, others[3], p);
         check_group(t, c, m->edp_comm, "edp", edp, others[4], p);
+        check_group(t, c, m->stage_comm, "stage", in_stage, others[5], p);
+        check_group(t, c, m->expert_comm, "experts", among_experts, others[6], p);
+        replica_etp = c->etp;
+        check_group(t, c, m->expert_replicas_comm, "edp*etp", among_replicas, others[7], p);
+        fm_mesh_free(m);
+    }
+}
+
+/* Ranks 0 .. n-1 have 1 .. n; the loss is the mean of 3 y over dp. */
+static void mean_over_ranks(test *t) {
+    int n = ranks_world()->size;
+    for (int tp = 1; tp <= n; tp++) {
+        if (n % tp != 0) continue;
+        fm_mesh_config c = fm_mesh_config_default();
+        fm_mesh *m;
+        fm_tensor *x, *y, *dy;
+        double value;
+        float own = (float)(ranks_world()->rank + 1), seed = 3.0f * (float)tp / (float)n;
+        c.tp = tp;
+        EXPECT_OK(t, fm_mesh_new(t->ctx, &c, ranks_world(), &m));
+        EXPECT_OK(t, fm_tensor_from_host(t->ctx, &x, FM_F32, 1, (int64_t[]){1}, &own));
+        EXPECT_OK(t, fm_tensor_from_host(t->ctx, &dy, FM_F32, 1, (int64_t[]){1}, &seed));
+        x->requires_grad = true;
+        EXPECT_OK(t, fm_rank_mean(t->ctx, m, &y, x));
+        EXPECT_OK(t, fm_tensor_item(t->ctx, y, &value));
+        EXPECT(t, value == (n + 1) / 2.0, "tp %d: the mean is %g", tp, value);
+        if (n > 1) {
+            EXPECT_OK(t, fm_backward(t->ctx, y, dy));
+            EXPECT_OK(t, fm_tensor_item(t->ctx, x->grad, &value));
+            EXPECT(t, value > 2.999999 / n && value < 3.000001 / n, "tp %d: dx is %g", tp, value);
+        }
+        fm_tensor_free(dy);
+        fm_tensor_free(y);
+        fm_tensor_free(x);
         fm_mesh_free(m);
     }
 }
@@ -69,5 +115,6 @@ static void no_pipeline_yet(test *t) {
                  "pipeline");
 }
 
-static const test_case cases[] = {{"groups", groups}, {"no_pipeline_yet", no_pipeline_yet}};
+static const test_case cases[] = {
+    {"groups", groups}, {"mean_over_ranks", mean_over_ranks}, {"no_pipeline_yet", no_pipeline_yet}};
 RANKS_PROGRAM(cases)

@@ -62,6 +62,20 @@ static void global_index_of_other_ranks(test *t) {
         EXPECT(t, fm_placement_global_index(&flat, i) == 4 + i, "element %d", (int)i);
 }
 
+/* On a mesh of its own, of this rank alone. */
+static fm_status set_new(fm_ctx *ctx, fm_param_set **out) {
+    fm_mesh_config c = fm_mesh_config_default();
+    fm_mesh *mesh;
+    FM_TRY(fm_mesh_new(ctx, &c, NULL, &mesh));
+    return fm_param_set_new(ctx, mesh, out);
+}
+
+static void set_free(fm_param_set *s) {
+    fm_mesh *mesh = s->mesh;
+    fm_param_set_free(s);
+    fm_mesh_free(mesh);
+}
+
 /* Values differ by name and seed; constants are constant; slices start at multiples of 16. */
 static void seeds_names_and_offsets(test *t) {
     float x[2][2][5];
@@ -70,7 +84,7 @@ static void seeds_names_and_offsets(test *t) {
         fm_tensor *w;
         fm_param_spec spec = fm_param_spec_whole("a", 1, (int64_t[]){5}, FM_F32, true, NORMAL);
         t->ctx->seed = (uint64_t)seed;
-        EXPECT_OK(t, fm_param_set_new(t->ctx, &s));
+        EXPECT_OK(t, set_new(t->ctx, &s));
         EXPECT_OK(t, fm_param_add(s, &spec, &w));
         strcpy(spec.name, "b");
         EXPECT_OK(t, fm_param_add(s, &spec, &w));
@@ -87,7 +101,7 @@ static void seeds_names_and_offsets(test *t) {
         for (int i = 5; i < 16; i++) EXPECT(t, all[i] == 0, "padding %g", (double)all[i]);
         for (int k = 0; k < 2; k++)
             EXPECT_OK(t, fm_param_get_values(s, s->items[k], x[seed][k], 5));
-        fm_param_set_free(s);
+        set_free(s);
     }
     t->ctx->seed = 0;
     EXPECT(t, memcmp(x[0][0], x[0][1], sizeof x[0][0]) != 0, "two names, one parameter");
@@ -98,7 +112,7 @@ static void add_errors(test *t) {
     fm_param_set *s;
     fm_tensor *w, *v;
     fm_param_spec spec = fm_param_spec_whole("w", 2, (int64_t[]){3, 5}, FM_F32, true, NORMAL);
-    EXPECT_OK(t, fm_param_set_new(t->ctx, &s));
+    EXPECT_OK(t, set_new(t->ctx, &s));
     EXPECT_OK(t, fm_param_add(s, &spec, &w));
     EXPECT_ERROR(t, fm_param_add(s, &spec, &v), FM_ERR_VALUE, "parameter w exists");
     fm_param_spec other = spec;
@@ -114,7 +128,7 @@ static void add_errors(test *t) {
     EXPECT(t, fm_param_find(s, "w") && !fm_param_find(s, "ww"), "names");
     float x[15];
     EXPECT_ERROR(t, fm_param_set_values(s, fm_param_find(s, "w"), x, 14), FM_ERR_SHAPE, "15", "14");
-    fm_param_set_free(s);
+    set_free(s);
 }
 
 /* Every name is found, and none twice, in a set as large as the deepest model's. */
@@ -124,7 +138,7 @@ static void many_names(test *t) {
     fm_tensor *w;
     fm_param_spec spec = fm_param_spec_whole("", 1, (int64_t[]){1}, FM_F32, false,
                                              (fm_init){.kind = FM_INIT_CONSTANT});
-    EXPECT_OK(t, fm_param_set_new(t->ctx, &s));
+    EXPECT_OK(t, set_new(t->ctx, &s));
     for (int i = 0; i < MANY; i++) {
         snprintf(spec.name, sizeof spec.name, "layers.%d.attn.qkv.weight", i);
         EXPECT(t, !fm_param_find(s, spec.name), "%s is found too early", spec.name);
@@ -135,7 +149,7 @@ static void many_names(test *t) {
         EXPECT(t, fm_param_find(s, spec.name) == s->items[i], "%s is another", spec.name);
         EXPECT_ERROR(t, fm_param_add(s, &spec, &w), FM_ERR_VALUE, "exists already");
     }
-    fm_param_set_free(s);
+    set_free(s);
 }
 
 /* A rank that holds a part draws the values that one rank has there. */
@@ -148,7 +162,7 @@ static void values_do_not_depend_on_layout(test *t) {
     float all[72], some[72];
     fm_param_spec spec = fm_param_spec_whole("w", 2, shape, FM_F32, true, NORMAL);
     t->ctx->seed = 7;
-    EXPECT_OK(t, fm_param_set_new(t->ctx, &whole));
+    EXPECT_OK(t, set_new(t->ctx, &whole));
     EXPECT_OK(t, fm_param_add(whole, &spec, &w));
     EXPECT_OK(t, fm_param_set_seal(whole));
     EXPECT_OK(t, fm_param_get_values(whole, whole->items[0], all, 72));
@@ -156,17 +170,17 @@ static void values_do_not_depend_on_layout(test *t) {
     for (int k = 0; k < 2; k++) {
         spec.placement = parts[k];
         int64_t n = fm_placement_numel(&parts[k]);
-        EXPECT_OK(t, fm_param_set_new(t->ctx, &part));
+        EXPECT_OK(t, set_new(t->ctx, &part));
         EXPECT_OK(t, fm_param_add(part, &spec, &v));
         EXPECT_OK(t, fm_param_set_seal(part));
         EXPECT_OK(t, fm_param_get_values(part, part->items[0], some, n));
         for (int64_t i = 0; i < n; i++)
             EXPECT(t, some[i] == all[fm_placement_global_index(&parts[k], i)], "element %d",
                    (int)i);
-        fm_param_set_free(part);
+        set_free(part);
     }
     t->ctx->own_clock.step = 0;
-    fm_param_set_free(whole);
+    set_free(whole);
 }
 
 static void normal_values(test *t) {
@@ -176,7 +190,7 @@ static void normal_values(test *t) {
     float *x = malloc(N * sizeof *x);
     int64_t n = N;
     fm_param_spec spec = fm_param_spec_whole("big", 1, &n, FM_F32, true, NORMAL);
-    EXPECT_OK(t, fm_param_set_new(t->ctx, &s));
+    EXPECT_OK(t, set_new(t->ctx, &s));
     EXPECT_OK(t, fm_param_add(s, &spec, &w));
     EXPECT_OK(t, fm_param_set_seal(s));
     EXPECT_OK(t, fm_param_get_values(s, s->items[0], x, N));
@@ -190,7 +204,7 @@ static void normal_values(test *t) {
     EXPECT(t, fabs(squares / N - 1) < 5 * sqrt(2.0 / N), "variance %g", squares / N);
     EXPECT(t, fabs(beyond / N - 0.05) < 5 * sqrt(0.05 * 0.95 / N), "tails %g", beyond / N);
     free(x);
-    fm_param_set_free(s);
+    set_free(s);
 }
 
 static void bf16_follows_its_master(test *t) {
@@ -198,7 +212,7 @@ static void bf16_follows_its_master(test *t) {
     fm_tensor *w, *router;
     fm_param_spec spec = fm_param_spec_whole("w", 1, (int64_t[]){5}, FM_BF16, true, NORMAL);
     fm_param_spec wide = fm_param_spec_whole("gate", 1, (int64_t[]){3}, FM_F32, true, NORMAL);
-    EXPECT_OK(t, fm_param_set_new(t->ctx, &s));
+    EXPECT_OK(t, set_new(t->ctx, &s));
     EXPECT_OK(t, fm_param_add(s, &spec, &w));
     EXPECT_OK(t, fm_param_add(s, &wide, &router));
     EXPECT_OK(t, fm_param_set_seal(s));
@@ -214,14 +228,14 @@ static void bf16_follows_its_master(test *t) {
         EXPECT(t, master[i] == values[i], "master %d", i);
         EXPECT(t, got[i].bits == fm_f32_to_bf16(values[i]).bits, "copy %d", i);
     }
-    fm_param_set_free(s);
+    set_free(s);
 }
 
 static void gradients(test *t) {
     fm_param_set *s;
     fm_tensor *a, *b;
     fm_param_spec spec = fm_param_spec_whole("a", 1, (int64_t[]){3}, FM_F32, true, NORMAL);
-    EXPECT_OK(t, fm_param_set_new(t->ctx, &s));
+    EXPECT_OK(t, set_new(t->ctx, &s));
     EXPECT_OK(t, fm_param_add(s, &spec, &a));
     strcpy(spec.name, "b");
     EXPECT_OK(t, fm_param_add(s, &spec, &b));
@@ -238,7 +252,7 @@ static void gradients(test *t) {
     EXPECT(t, got[0] == 1, "a gradient lost");
     fm_param_zero_grads(s);
     EXPECT(t, !a->grad_is_set && !b->grad_is_set, "flags");
-    fm_param_set_free(s);
+    set_free(s);
 }
 
 /* The n-th allocation fails, n = 0, 1, 2 ... */
@@ -249,12 +263,12 @@ static void out_of_memory(test *t) {
         EXPECT(t, n < 50, "never succeeds");
         fm_param_set *s;
         fm_tensor *w;
-        EXPECT_OK(t, fm_param_set_new(t->ctx, &s));
+        EXPECT_OK(t, set_new(t->ctx, &s));
         EXPECT_OK(t, fm_param_add(s, &spec, &w));
         fm_alloc_fail_at(t->ctx->alloc, n);
         fm_status status = fm_param_set_seal(s);
         fm_alloc_fail_at(t->ctx->alloc, -1);
-        fm_param_set_free(s);
+        set_free(s);
         EXPECT(t, t->ctx->live_tensors == base, "call %d leaks", n);
         if (status == FM_OK) {
             EXPECT(t, n >= 3, "only %d allocations", n);

@@ -257,7 +257,7 @@ def parameters_are_views() -> None:
     m = small.model()
     p = dict(m.named_parameters())["norm.weight"]
     assert p.shape == (16,) and p.grad.tolist() == [0.0] * 16 and p.requires_grad
-    assert p.placement == {"boxes": [((0,), (16,))], "replicas": "dp"}
+    assert p.placement == {"boxes": [((0,), (16,))], "replicas": "dp*tp"}
     expert = dict(m.named_parameters())["layers.1.moe.experts.up.bias"]
     assert expert.placement["replicas"] == "edp"
     p.copy_([2.0] * 16)

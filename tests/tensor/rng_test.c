@@ -98,7 +98,7 @@ static void streams(test *t) {
     EXPECT(t, fm_rng_stream("a") == 0xaf63dc4c8601ec8cull, "of a");
     EXPECT(t, fm_rng_stream("foobar") == 0x85944171f73967e8ull, "of foobar");
     fm_clock clock = {.step = 6, .micro = 7};
-    fm_ctx ctx = {.seed = 5, .clock = &clock, .row_offset = 8, .row_block = 9, .row_stride = 10};
+    fm_ctx ctx = {.seed = 5, .clock = &clock, .rows = {8, 9, 10}};
     fm_rng_key a = fm_rng(&ctx, fm_rng_stream("a")), b = fm_rng(&ctx, fm_rng_stream("b"));
     EXPECT(t, a.key != b.key, "two streams have one key");
     EXPECT(t, a.step == 6 && a.micro == 7, "the clock is not in the key");

@@ -1,4 +1,4 @@
-#include "pyembed/collective.h"
+#include "parallel/tape_collectives.h"
 
 #include "tensor/tape.h"
 
@@ -53,6 +53,40 @@ fm_status fm_all_reduce(fm_ctx *ctx, fm_comm *comm, fm_tensor **y, fm_tensor *x)
     fm_tensor_free(*y);
     *y = NULL;
     return s;
+}
+
+/* Attribute: 1 / tp. */
+static fm_status rank_mean_backward(fm_ctx *ctx, fm_node *node) {
+    fm_tensor *x = node->inputs[0], *dy = node->dout[0];
+    fm_grad dx;
+    if (!dy) return FM_OK;
+    FM_TRY(fm_grad_begin(ctx, x, FM_F32, &dx));
+    if (dx.data)
+        FM_TRY(FM_KERNEL(ctx, scale, FM_F32, dx.data, FM_F32, dy->data, *(const float *)node->attrs,
+                         fm_numel(x), dx.accumulate));
+    return fm_grad_end(ctx, &dx);
+}
+
+fm_status fm_rank_mean(fm_ctx *ctx, const fm_mesh *m, fm_tensor **y, fm_tensor *x) {
+    fm_comm *stage = m->stage_comm;
+    fm_tensor *sum = NULL, *made = NULL;
+    fm_status status = FM_OK;
+    float part = 1.0f / (float)m->config.tp;
+    *y = NULL;
+    if (stage->size == 1) {
+        *y = fm_tensor_retain(x);
+        return FM_OK;
+    }
+    FM_TRY_GOTO(sum_over_ranks(ctx, stage, &sum, x));
+    FM_TRY_GOTO(fm_tensor_new(ctx, &made, FM_F32, x->ndim, x->shape));
+    FM_TRY_GOTO(FM_KERNEL(ctx, scale, FM_F32, made->data, FM_F32, sum->data,
+                          1.0f / (float)stage->size, fm_numel(x), false));
+    FM_TRY_GOTO(record(ctx, "rank_mean", rank_mean_backward, x, made, &part, sizeof part));
+    *y = fm_tensor_retain(made);
+out:
+    fm_tensor_free(sum);
+    fm_tensor_free(made);
+    return status;
 }
 
 static fm_status all_gather_backward(fm_ctx *ctx, fm_node *node) {
