@@ -100,7 +100,9 @@ fm_status fm_comm_new(fm_ctx *ctx, const fm_transport *transport, void *impl, in
 /* A subgroup: the ranks that give the same color, in the order of key (equal keys: of rank). Called by
  * all ranks. A group of one is `self`. time_limit and checked are handed on. */
 fm_status fm_comm_split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out);
-void fm_comm_free(fm_comm *c); /* NULL is legal; called by all ranks, in the same order */
+/* Does not communicate: each rank frees when it is done, in any order, or never. What a transport holds
+ * of it may live until the transport ends (fm_mpi_stop). NULL is legal. */
+void fm_comm_free(fm_comm *c);
 
 fm_status fm_comm_start(fm_comm *c, fm_ctx *ctx, const fm_collective *what, fm_request *r);
 /* True: complete. Does not block. */

@@ -57,30 +57,28 @@ static fm_status test(fm_comm *c, fm_ctx *ctx, void **state) {
     return FM_OK;
 }
 
-static void free_group(void *impl) {
-    fm_mpi_group *g = impl;
-    if (!g) return;
-    pthread_mutex_lock(&g->mpi->lock);
-    MPI_Comm_free(&g->comm);
-    pthread_mutex_unlock(&g->mpi->lock);
-    free(g);
-}
+/* The group is MPI's until fm_mpi_stop: see struct fm_mpi. */
+static void free_group(void *impl) { (void)impl; }
 
 static fm_status split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out);
 static const fm_transport transport = {"mpi", start, test, split, free_group};
 
-/* Takes `comm`, also on an error, whose errors come back as values from here on. */
+/* Takes `comm`, whose errors come back as values from here on. */
 static fm_status wrap(fm_mpi *m, fm_ctx *ctx, MPI_Comm comm, fm_comm **out) {
     int rank = 0, size = 0;
     fm_mpi_group *g = malloc(sizeof *g);
+    FM_CHECK(g, FM_ERR_OOM, "out of memory: a group of ranks"); /* the job ends: MPI keeps comm */
     pthread_mutex_lock(&m->lock);
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &size);
     MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
-    if (!g) MPI_Comm_free(&comm);
+    *g = (fm_mpi_group){m, comm, NULL};
+    if (m->last)
+        m->last->next = g;
+    else
+        m->first = g;
+    m->last = g;
     pthread_mutex_unlock(&m->lock);
-    FM_CHECK(g, FM_ERR_OOM, "out of memory: a group of ranks");
-    *g = (fm_mpi_group){m, comm};
     return fm_comm_new(ctx, &transport, g, rank, size, out);
 }
 
@@ -93,23 +91,18 @@ static fm_status split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **ou
     pthread_mutex_lock(&g->mpi->lock);
     int code = MPI_Comm_split(g->comm, color, key, &part);
     if (code == MPI_SUCCESS) MPI_Comm_size(part, &size);
-    if (size == 1) MPI_Comm_free(&part);
+    if (size == 1) MPI_Comm_free(&part); /* nobody to wait for */
     pthread_mutex_unlock(&g->mpi->lock);
     FM_TRY(fm_mpi_check(&ctx->error, code, "split"));
     return size == 1 ? fm_comm_self(ctx, out) : wrap(g->mpi, ctx, part, out);
 }
 
 fm_status fm_comm_mpi(fm_mpi *m, fm_ctx *ctx, fm_comm **out) {
-    MPI_Comm all;
     *out = NULL;
     FM_CHECK(!ctx->plugin, FM_ERR_UNSUPPORTED,
              "MPI carries host memory, and the device is %s: NCCL, which carries a GPU's, is not "
              "there yet; use --device cpu",
              ctx->dev->name);
-    pthread_mutex_lock(&m->lock);
-    int code = MPI_Comm_dup(MPI_COMM_WORLD, &all);
-    pthread_mutex_unlock(&m->lock);
-    FM_TRY(fm_mpi_check(&ctx->error, code, "start"));
-    return wrap(m, ctx, all, out);
+    return wrap(m, ctx, m->world, out);
 }
 #endif

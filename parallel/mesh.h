@@ -60,6 +60,6 @@ fm_mesh_config fm_mesh_config_default(void); /* all 1, zero 1 */
 /* All ranks of `world` (borrowed; NULL: this rank alone) call it together. As fm_mesh_find_place, and
  * FM_ERR_UNSUPPORTED for pp > 1: there is no pipeline parallelism yet, but its place. */
 fm_status fm_mesh_new(fm_ctx *ctx, const fm_mesh_config *config, fm_comm *world, fm_mesh **out);
-void fm_mesh_free(fm_mesh *m); /* NULL is legal; all ranks together */
+void fm_mesh_free(fm_mesh *m); /* NULL is legal; does not communicate, see fm_comm_free */
 
 #endif

@@ -3,22 +3,25 @@
  */
 #ifndef FM_PYEMBED_HOST_H
 #define FM_PYEMBED_HOST_H
-#include "parallel/comm.h"
-#include "tensor/ctx.h"
+#include "parallel/mpi.h"
 
 #include <pthread.h>
+#include <sys/types.h>
 
 typedef struct fm_host {
-    char device[32]; /* as asked: "auto", "cpu", "cuda", "cuda:0" */
-    int threads;     /* OpenMP threads of this rank */
-    int rank, world_size;
-    fm_ctx *ctx;         /* NULL until something needs a device */
-    fm_comm *world;      /* all ranks; there when ctx is */
-    char why[256];       /* why not a GPU; empty: nothing was given up */
-    uint64_t seed;       /* of fmoe.manual_seed, kept for a context that is not open yet */
-    int64_t calls;       /* into the framework so far */
-    int64_t live;        /* Python objects that point into the context */
-    bool failed_at_exit; /* a save that was waited for at the end went wrong */
+    char device[32];      /* as asked: "auto", "cpu", "cuda", "cuda:0" */
+    int threads;          /* OpenMP threads of this rank */
+    int rank, world_size; /* right from the start, before a device is open */
+    fm_mpi *mpi;          /* NULL where this rank is alone */
+    pid_t process;        /* the rank's: what a script forks is none */
+    bool ended;           /* fm_host_end was here */
+    fm_ctx *ctx;          /* NULL until something needs a device */
+    fm_comm *world;       /* all ranks; there when ctx is */
+    char why[256];        /* why not a GPU; empty: nothing was given up */
+    uint64_t seed;        /* of fmoe.manual_seed, kept for a context that is not open yet */
+    int64_t calls;        /* into the framework so far */
+    int64_t live;         /* Python objects that point into the context */
+    bool failed_at_exit;  /* a save that was waited for at the end went wrong */
     /* A context serves one thread at a time. Recursive: a gate written in Python is called inside
      * a forward and calls operations itself. */
     pthread_mutex_t lock;
@@ -42,8 +45,15 @@ void fm_host_limit_spinning(char **argv);
 void fm_host_signal_stack(void);
 void fm_host_shield_workers(void);
 
-/* Reads the environment: threads, launcher. 0, or an exit status with the reason on stderr. */
+/* Reads the environment: threads, launcher; starts MPI where a launcher started more ranks than one.
+ * 0, or an exit status with the reason on stderr. */
 int fm_host_start(const char *device);
+int fm_launch(fm_host *h); /* its second half, launch.c */
+
+/* The end of the program, with the script's exit status; also called by exit(). Status 0: waits for the
+ * other ranks' ends. Otherwise ends the whole job, with this status. Returns the status to
+ * exit with. */
+int fm_host_end(int status);
 
 /* Opens the device unless that was done already. On an error `err` says why. */
 fm_status fm_host_open(fm_error *err);
@@ -55,8 +65,5 @@ bool fm_host_stop(void);
 /* The folder that holds the Python package `fmoe`: in the runfiles of Bazel, or beside the
  * program. 0 when found. */
 int fm_package_dir(char *out, size_t n);
-
-/* Cores that this process may use. */
-int fm_host_cores(void);
 
 #endif

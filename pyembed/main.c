@@ -24,7 +24,8 @@ static const char usage[] =
     "  --info      device, libraries and Python found, and what is missing and why\n"
     "\n"
     "Under Bazel:  bazel run //:train -- SCRIPT.py ARGS\n"
-    "Threads are the cores of the machine, or OMP_NUM_THREADS.\n";
+    "Many ranks:   mpirun -n N train SCRIPT.py ARGS   (or srun)\n"
+    "Threads are the machine's cores by the ranks on it, or OMP_NUM_THREADS.\n";
 
 /* What to run: exactly one of file, code, module. */
 typedef struct command {
@@ -74,7 +75,7 @@ static int read_command(int argc, char **argv, command *c) {
     }
     if (info) {
         int status = fm_host_start(c->device);
-        return status ? status : fm_print_info();
+        return fm_host_end(status ? status : fm_print_info());
     }
     if (i >= argc) return misuse("no script given", NULL);
     c->file = strcmp(argv[i], "-") ? argv[i] : NULL; /* "-": Python reads its standard input */
@@ -171,14 +172,8 @@ int main(int argc, char **argv) {
         fm_error err = {0};
         if (fm_host_open(&err) != FM_OK) {
             fprintf(stderr, "train: --device %s: %s\n", cmd.device, err.message);
-            fm_host_stop();
-            return 1;
+            return fm_host_end(1);
         }
     }
-    status = run_python(&cmd);
-    if (status == 0 && fm_the_host.failed_at_exit) status = 1;
-    if (fm_host_stop()) return status;
-    /* A daemon thread computes still: what exit() tears down would be torn from under it. */
-    fflush(NULL);
-    _exit(status);
+    return fm_host_end(run_python(&cmd));
 }

@@ -18,10 +18,10 @@ static const fm_option rows[] = {
 static const fm_options options = {
     "Mesh", rows, 0,
     "How the ranks are folded: world = tp*pp*dp for dense parameters, world = pp*ep*etp*edp for "
-    "experts; dp and edp follow."};
+    "experts; dp and edp follow. All ranks make the same meshes, in the same order."};
 
 /* The meshes of the program, each made once: equal ones share their communicators, which live until the
- * end (freeing them is a matter of all ranks, and Python frees objects when each rank likes). */
+ * end: Python frees objects when each rank likes, and MPI's communicators can only be freed together. */
 static struct made {
     fm_mesh *mesh;
     struct made *next;

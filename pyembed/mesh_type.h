@@ -5,7 +5,7 @@
 
 typedef struct fm_py_mesh {
     PyObject_HEAD fm_mesh_config config; /* as asked */
-    fm_mesh *mesh;
+    fm_mesh *mesh;                       /* the host's */
 } fm_py_mesh;
 
 extern PyTypeObject fm_mesh_type;

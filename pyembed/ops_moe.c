@@ -1,4 +1,5 @@
 /* Routing: top-k, permutation, grouped products; and the collectives. */
+#include "pyembed/mesh_type.h"
 #include "pyembed/ops.h"
 
 #include "parallel/tape_collectives.h"
@@ -200,33 +201,62 @@ static const fm_options z_options = {"z_loss", z_rows, 1,
                                      "mean over t of logsumexp(logits[t])**2 (ST-MoE)."};
 FM_OP(z_loss, z_options, fm_z_loss(c.ctx, &y, a.x, 1.0f))
 
-/* ---- collectives. In this version every group is the one rank. */
+/* ---- collectives */
 
 #define GROUPS "world|dp|tp|pp|ep|etp|edp"
-#define GROUP_ROW(initial) FM_ARG_CHOICE("group", GROUPS, initial, "the ranks that take part")
+#define GROUP_ROWS(initial)                                                                        \
+    FM_ARG_CHOICE("group", GROUPS, initial, "the ranks that take part"),                           \
+        FM_ARG_OBJECT("mesh", object, "Mesh | None", "None",                                       \
+                      "whose groups; None: a mesh in which all ranks are dp")
+
+/* The communicator that was chosen; NULL with an exception set. */
+static fm_comm *group_of(const fm_op_args *a, const char *what) {
+    PyObject *o = fm_py_mesh_or_default(a->object, what);
+    if (!o) return NULL;
+    const fm_mesh *m = fm_mesh_of(o);
+    Py_DECREF(o); /* meshes live until the end */
+    fm_comm *const groups[] = {m->world_comm, m->dp_comm,  m->tp_comm, m->pp_comm,
+                               m->ep_comm,    m->etp_comm, m->edp_comm};
+    return groups[a->choice];
+}
+
+#define COLLECTIVE_OP(name, options)                                                               \
+    static PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t n,                   \
+                          PyObject *names) {                                                       \
+        (void)module;                                                                              \
+        fm_op_args a;                                                                              \
+        fm_call c;                                                                                 \
+        fm_comm *group;                                                                            \
+        fm_tensor *y = NULL;                                                                       \
+        if (!fm_options_parse_fast(&options, args, n, names, &a) ||                                \
+            !(group = group_of(&a, #name)) || !fm_call_begin(&c))                                  \
+            return NULL;                                                                           \
+        fm_status s = fm_##name(c.ctx, group, &y, a.x);                                            \
+        return fm_call_end(&c, s) ? fm_py_tensor_new(y) : NULL;                                    \
+    }
 
 static const fm_option all_reduce_rows[] = {
     FM_ARG("x", x, FM_OPT_TENSOR, NULL, "of the same shape on every rank of the group"),
-    GROUP_ROW("'dp'"), FM_ARGS_END};
+    GROUP_ROWS("'dp'"), FM_ARGS_END};
 static const fm_options all_reduce_options = {
     "all_reduce", all_reduce_rows, 2,
     "Sum over the ranks of the group, on each of them. Its gradient is the sum of theirs."};
-FM_OP(all_reduce, all_reduce_options, fm_all_reduce(c.ctx, fm_the_host.world, &y, a.x))
+COLLECTIVE_OP(all_reduce, all_reduce_options)
 
 static const fm_option all_gather_rows[] = {
     FM_ARG("x", x, FM_OPT_TENSOR, NULL, "[n, ...], the same shape on every rank of the group"),
-    GROUP_ROW("'dp'"), FM_ARGS_END};
+    GROUP_ROWS("'dp'"), FM_ARGS_END};
 static const fm_options all_gather_options = {
     "all_gather", all_gather_rows, 2,
     "The ranks' tensors one after another along dimension 0: [size*n, ...]."};
-FM_OP(all_gather, all_gather_options, fm_all_gather(c.ctx, fm_the_host.world, &y, a.x))
+COLLECTIVE_OP(all_gather, all_gather_options)
 
 static const fm_option all_to_all_rows[] = {
     FM_ARG("x", x, FM_OPT_TENSOR, NULL,
            "[n, ...]: rows for rank 0 of the group, then for rank 1, ..."),
     FM_ARG_OBJECT("counts", shape, "Sequence[int]", NULL,
                   "how many rows go to each rank; they sum to n"),
-    GROUP_ROW("'ep'"), FM_ARGS_END};
+    GROUP_ROWS("'ep'"), FM_ARGS_END};
 static const fm_options all_to_all_options = {"all_to_all", all_to_all_rows, 2,
                                               "Sends each rank its rows: (the rows received, in "
                                               "rank order; a list of how many came from each)."};
@@ -239,11 +269,12 @@ static PyObject *all_to_all(PyObject *module, PyObject *const *args, Py_ssize_t 
     int64_t send[MAX_RANKS], received[MAX_RANKS];
     fm_tensor *y = NULL;
     fm_call c;
+    fm_comm *group;
     if (!fm_options_parse_fast(&all_to_all_options, args, n, names, &a) ||
         !fm_py_sizes(a.shape, "all_to_all: counts", 0, MAX_RANKS, &count, send) ||
-        !fm_call_begin(&c))
+        !(group = group_of(&a, "all_to_all")) || !fm_call_begin(&c))
         return NULL;
-    fm_status s = fm_all_to_all(c.ctx, fm_the_host.world, &y, a.x, count, send, received);
+    fm_status s = fm_all_to_all(c.ctx, group, &y, a.x, count, send, received);
     if (!fm_call_end(&c, s)) return NULL;
     PyObject *rows = fm_py_tensor_new(y), *list = PyList_New(0);
     for (int i = 0; list && i < count; i++) {

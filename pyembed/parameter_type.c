@@ -202,8 +202,7 @@ static PyObject *get_placement(PyObject *o, void *unused) {
         Py_XDECREF(box);
     }
     if (!boxes) return NULL;
-    return Py_BuildValue("{s:N,s:s}", "boxes", boxes, "replicas",
-                         fm_replicas_name(p->replicas));
+    return Py_BuildValue("{s:N,s:s}", "boxes", boxes, "replicas", fm_replicas_name(p->replicas));
 }
 
 static PyGetSetDef getset[] = {

@@ -96,10 +96,23 @@ def threads() -> None:
 
 
 @case
-def ranks_are_refused() -> None:
+def a_launcher_of_another_mpi() -> None:
+    """Each of its processes would take itself for the only one."""
     env = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
     out = run(["-c", "print('ran')"], env=env)
-    assert out.returncode == 1 and "2 ranks" in out.stderr and "ran" not in out.stdout
+    assert out.returncode == 1 and "ran" not in out.stdout, out
+    if "MPI: none" in run(["--version"]).stdout:
+        assert "built without MPI" in out.stderr, out.stderr
+    else:
+        assert "rank 0 of 2 (OMPI_COMM_WORLD_SIZE)" in out.stderr, out.stderr
+        assert "do not belong together" in out.stderr, out.stderr
+
+
+@case
+def one_rank_needs_no_mpi() -> None:
+    env = {**os.environ, "OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}
+    out = run(["-c", "import fmoe; print(fmoe.rank(), fmoe.world_size())"], env=env)
+    assert out.returncode == 0 and out.stdout == "0 1\n", out
 
 
 @case
