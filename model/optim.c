@@ -1,5 +1,6 @@
 #include "model/optim.h"
 
+#include "parallel/agree.h"
 #include "tensor/tape.h"
 
 #include <math.h>
@@ -55,12 +56,13 @@ fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh
     FM_TRY_GOTO(FM_NEW(ctx, &o->loss, FM_F32, 1));
     for (int i = 0; i < n_sets; i++) {
         o->sets[i] = sets[i];
-        int64_t numel = sets[i]->numel;
+        int64_t numel = sets[i]->state_numel;
         if (config->kind == FM_ADAMW || config->momentum > 0)
             FM_TRY_GOTO(fm_tensor_zeros(ctx, &o->m[i], FM_F32, 1, &numel));
         if (config->kind == FM_ADAMW)
             FM_TRY_GOTO(fm_tensor_zeros(ctx, &o->v[i], FM_F32, 1, &numel));
     }
+    FM_TRY_GOTO(fm_reducer_new(ctx, sets, n_sets, &o->reducer));
     fm_optim_restart(o, 0);
     *out = o;
 out:
@@ -74,6 +76,7 @@ void fm_optim_free(fm_optim *o) {
         fm_tensor_free(o->m[i]);
         fm_tensor_free(o->v[i]);
     }
+    fm_reducer_free(o->reducer);
     fm_tensor_free(o->loss);
     free(o->sets);
     free(o->m);
@@ -94,6 +97,16 @@ void fm_optim_restart(fm_optim *o, int64_t step) {
     set_clocks(o);
 }
 
+/* The last backward of a step reduces gradients as they are complete. */
+static fm_status run_backward(fm_optim *o, fm_tensor *loss, fm_tensor *dloss, bool last) {
+    if (!last) return fm_backward(o->ctx, loss, dloss);
+    FM_TRY(fm_reducer_begin(o->reducer));
+    fm_status s = fm_backward(o->ctx, loss, dloss);
+    if (s == FM_OK) s = fm_reducer_flush(o->reducer);
+    if (s != FM_OK) fm_reducer_abandon(o->reducer);
+    return s;
+}
+
 fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss) {
     fm_ctx *ctx = o->ctx;
     FM_CHECK(o->backwards < o->config.micro_batches, FM_ERR_STATE,
@@ -105,7 +118,7 @@ fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss) {
     fm_status status = FM_OK;
     FM_TRY_GOTO(fm_tensor_new(ctx, &dloss, loss->dtype, loss->ndim, loss->shape));
     FM_TRY_GOTO(FM_KERNEL(ctx, fill, loss->dtype, dloss->data, share, fm_numel(dloss)));
-    FM_TRY_GOTO(fm_backward(ctx, loss, dloss));
+    FM_TRY_GOTO(run_backward(o, loss, dloss, o->backwards + 1 == o->config.micro_batches));
     FM_TRY_GOTO(FM_KERNEL(ctx, scale, FM_F32, o->loss->data, lm_loss->dtype, lm_loss->data, share,
                           1, o->backwards > 0));
     o->backwards++;
@@ -120,37 +133,20 @@ out:
     return status;
 }
 
-/* The norm over all gradients, each element once. A parameter that was frozen after a backward has a
- * gradient, which no longer counts. */
-static fm_status grad_norm(fm_optim *o, double *norm) {
-    fm_ctx *ctx = o->ctx;
-    double squares = 0;
-    for (int i = 0; i < o->n_sets; i++) {
-        fm_param_set *s = o->sets[i];
-        for (int k = 0; k < s->n; k++)
-            if (!s->items[k]->weight->requires_grad) fm_zero_grad(s->items[k]->weight);
-        FM_TRY(fm_param_complete_grads(s));
-        /* padding between parameters is zero, and stays so */
-        FM_TRY(
-            FM_KERNEL(ctx, sum_squares, &squares, (const float *)s->grads->data, s->numel, i > 0));
-    }
-    *norm = sqrt(squares);
-    return FM_OK;
-}
-
-/* Parameters [first, last) of a set, which lie side by side and are treated alike. */
-static fm_status update(fm_optim *o, int set, const fm_param *first, const fm_param *last,
-                        double lr, double g_scale) {
+/* Elements `span` of a bucket's parameters, which are treated alike. g: the gradient of the span. */
+static fm_status update(fm_optim *o, const fm_reduced *r, const fm_run *run, double lr,
+                        double g_scale) {
     fm_ctx *ctx = o->ctx;
     const fm_optim_config *c = &o->config;
-    fm_param_set *s = o->sets[set];
-    int64_t at = first->offset, n = last->offset + last->numel - at;
-    float *p = (float *)s->masters->data + at;
-    const float *g = (const float *)s->grads->data + at;
-    float *m = o->m[set] ? (float *)o->m[set]->data + at : NULL;
-    float *v = o->v[set] ? (float *)o->v[set]->data + at : NULL;
-    void *model = first->spec.dtype == FM_BF16 ? first->weight->data : NULL;
-    float decay = first->spec.decay ? (float)c->weight_decay : 0.0f;
+    const fm_bucket *b = r->bucket;
+    int64_t in = run->span.start - b->update.start, n = run->span.n;
+    fm_tensor *mom = o->m[r->set_index], *second = o->v[r->set_index];
+    float *p = (float *)r->set->masters->data + b->master + in;
+    const float *g = r->grad + in;
+    float *m = mom ? (float *)mom->data + b->state + in : NULL;
+    float *v = second ? (float *)second->data + b->state + in : NULL;
+    void *model = b->dtype == FM_BF16 ? (fm_bf16 *)r->set->models->data + run->span.start : NULL;
+    float decay = run->first->spec.decay ? (float)c->weight_decay : 0.0f;
     double t = (double)o->step + 1;
     if (c->kind == FM_SGD) {
         fm_sgd_args a = {.n = n,
@@ -185,37 +181,49 @@ static fm_status update(fm_optim *o, int set, const fm_param *first, const fm_pa
     return FM_KERNEL(ctx, adamw, &a);
 }
 
-static bool alike(const fm_param *a, const fm_param *b) {
-    return a->spec.decay == b->spec.decay && a->spec.dtype == b->spec.dtype &&
-           a->weight->requires_grad == b->weight->requires_grad;
+/* Frozen parameters (requires_grad false) stay as they are, and so do their moments. While one bucket
+ * is updated, the weights of those before are gathered. */
+static fm_status update_all(fm_optim *o, double lr, double g_scale) {
+    for (int i = 0; i < fm_reducer_count(o->reducer); i++) {
+        fm_reduced r = fm_reducer_at(o->reducer, i);
+        fm_run run;
+        for (int64_t at = r.bucket->update.start;
+             fm_bucket_next_run(r.set, r.bucket, r.bucket->update, &at, &run);)
+            FM_TRY(update(o, &r, &run, lr, g_scale));
+        FM_TRY(fm_reducer_gather(o->reducer, i));
+    }
+    return fm_reducer_gathered(o->reducer);
 }
 
-/* Frozen parameters (requires_grad false) stay as they are, and so do their moments. */
-static fm_status update_set(fm_optim *o, int set, double lr, double g_scale) {
-    fm_param_set *s = o->sets[set];
-    for (int i = 0, j; i < s->n; i = j) {
-        const fm_param *first = s->items[i];
-        for (j = i + 1; j < s->n && alike(first, s->items[j]);) j++;
-        if (first->weight->requires_grad)
-            FM_TRY(update(o, set, first, s->items[j - 1], lr, g_scale));
-    }
+/* What the ranks know together: the norm, each parameter counted once; the loss, each dp rank's once;
+ * whether somebody wants to stop. */
+static fm_status agree(fm_optim *o, bool stop, fm_step_info *info) {
+    fm_ctx *ctx = o->ctx;
+    enum { SQUARES, LOSS, STOP, NUMBERS };
+    double x[NUMBERS] = {[STOP] = stop};
+    FM_TRY(fm_reducer_own_squares(o->reducer, &x[SQUARES]));
+    FM_TRY(fm_tensor_item(ctx, o->loss, &x[LOSS]));
+    x[LOSS] *= (double)o->mesh->at.dp / (double)o->mesh->at.world_size;
+    FM_TRY(fm_agree(o->mesh->world_comm, ctx, FM_SUM, x, NUMBERS));
+    info->grad_norm = sqrt(x[SQUARES]);
+    info->loss = x[LOSS];
+    info->stop = x[STOP] > 0;
     return FM_OK;
 }
 
-fm_status fm_optim_step(fm_optim *o, fm_step_info *info) {
+fm_status fm_optim_step(fm_optim *o, bool stop, fm_step_info *info) {
     fm_ctx *ctx = o->ctx;
     const fm_optim_config *c = &o->config;
     FM_CHECK(o->backwards == c->micro_batches, FM_ERR_STATE,
              "step: %lld backwards have run; micro_batches is %lld", (long long)o->backwards,
              (long long)c->micro_batches);
     *info = (fm_step_info){.lr = c->lr * fm_schedule_factor(&c->schedule, o->step + 1)};
-    FM_TRY(fm_tensor_item(ctx, o->loss, &info->loss));
-    FM_TRY(grad_norm(o, &info->grad_norm));
+    FM_TRY(fm_reducer_finish(o->reducer));
+    FM_TRY(agree(o, stop, info));
     info->skipped = !isfinite(info->grad_norm);
     if (!info->skipped) {
         double clip = c->clip_grad_norm / (info->grad_norm + 1e-6);
-        double g_scale = c->clip_grad_norm > 0 && clip < 1 ? clip : 1;
-        for (int i = 0; i < o->n_sets; i++) FM_TRY(update_set(o, i, info->lr, g_scale));
+        FM_TRY(update_all(o, info->lr, c->clip_grad_norm > 0 && clip < 1 ? clip : 1));
     }
     fm_optim_restart(o, o->step + !info->skipped);
     return FM_OK;

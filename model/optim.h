@@ -1,11 +1,11 @@
 /* Optimisers and learning-rate schedules.
  *
- * An optimiser owns the moments of one or more parameter sets, as flat fp32 buffers
- * with the sets' element offsets, so that a step is one linear pass per set.
+ * An optimiser owns the moments of one or more parameter sets, as flat fp32 buffers of what this rank
+ * updates (parallel/shards.h), so that a step is a linear pass per bucket.
  */
 #ifndef FM_MODEL_OPTIM_H
 #define FM_MODEL_OPTIM_H
-#include "parallel/param.h"
+#include "parallel/reduce.h"
 
 typedef enum fm_schedule_kind {
     FM_CONSTANT,
@@ -51,17 +51,19 @@ typedef struct fm_optim {
     fm_mesh *mesh; /* borrowed */
     int n_sets;
     fm_param_set **sets; /* borrowed */
-    fm_tensor **m, **v;  /* per set, fp32 [numel]; v NULL for SGD, both NULL without momentum */
+    fm_tensor **m, **v;  /* per set, fp32 [state_numel]; v NULL for SGD, both without momentum */
+    fm_reducer *reducer;
     int64_t step;        /* completed */
     int64_t backwards;   /* since the last step */
     fm_tensor *loss;     /* [1]: mean of their lm_loss so far, kept on the device */
 } fm_optim;
 
 typedef struct fm_step_info {
-    double loss;      /* mean over the micro-batches */
+    double loss;      /* mean over the micro-batches and dp ranks */
     double grad_norm; /* before clipping */
     double lr;
     bool skipped; /* the norm was not finite: nothing was updated */
+    bool stop;    /* some rank asked for it */
 } fm_step_info;
 
 /* Starts at step 0, with zero moments and no gradients; from now on it counts the sets' clocks. */
@@ -69,18 +71,20 @@ fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh
                        fm_param_set **sets, int n_sets, fm_optim **out);
 void fm_optim_free(fm_optim *o);
 
-/* Backward of one micro-batch: fm_backward of loss / micro_batches, counted; lm_loss enters the
- * mean that fm_optim_step reports. FM_ERR_STATE beyond micro_batches. Any other error may leave
+/* Backward of one micro-batch: fm_backward of loss / (micro_batches · dp), counted; lm_loss, this rank's
+ * part of which the dp ranks' mean is the global one, enters the mean that fm_optim_step reports. The
+ * last one of a step starts the reduction over the replicas while it runs. FM_ERR_STATE beyond micro_batches. Any other error may leave
  * half of the gradients added, so it drops all of the step's: its first micro-batch is the next. */
 fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss);
 /* Stands at the beginning of the step behind `step` completed ones: gradients and losses since the last
  * step are forgotten. */
 void fm_optim_restart(fm_optim *o, int64_t step);
-/* Clips, updates, forgets the gradients. A frozen parameter (its weight's requires_grad is false) is
+/* Finishes the reduction, clips, updates, forgets the gradients; all ranks together. stop: this rank
+ * wants to; info->stop is then true on all. A frozen parameter (its weight's requires_grad is false) is
  * left alone: no decay, no moments, no part in the norm. One that no gradient reached has gradient 0,
  * as an expert without tokens has: it decays, and its moments fade. Whether a gradient reached it may
  * differ from rank to rank; what a step does must not.
  * FM_ERR_STATE unless exactly micro_batches backwards have run. */
-fm_status fm_optim_step(fm_optim *o, fm_step_info *info);
+fm_status fm_optim_step(fm_optim *o, bool stop, fm_step_info *info);
 
 #endif

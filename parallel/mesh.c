@@ -106,6 +106,7 @@ fm_status fm_mesh_new(fm_ctx *ctx, const fm_mesh_config *config, fm_comm *world,
     fm_mesh *m = calloc(1, sizeof *m);
     FM_CHECK(m, FM_ERR_OOM, "out of memory: a mesh");
     m->config = *config;
+    m->bucket_elements = FM_BUCKET_ELEMENTS;
     m->at = place;
     fm_status s = world ? FM_OK : fm_comm_self(ctx, &m->alone);
     m->world_comm = world ? world : m->alone;

@@ -36,6 +36,8 @@ typedef struct fm_mesh {
     fm_comm *expert_comm; /* ep x etp: who has all experts together; ep_rank * etp + etp_rank */
     fm_comm *expert_replicas_comm; /* edp x etp; edp_rank * etp + etp_rank */
     fm_comm *alone;                /* the world where none was given; else NULL */
+    /* Gradients that one collective reduces, about, at most; for the sets that are made from now on. */
+    int64_t bucket_elements;
 } fm_mesh;
 
 /* The ranks that hold the same values of a parameter: they start equal, gradients are summed over
@@ -55,6 +57,7 @@ const char *fm_replicas_name(fm_replicas kind);                /* "dp", "dp*tp",
  * and its tp ranks S/tp of each: for fm_rows_enter. */
 fm_rows fm_mesh_rows(const fm_mesh *m, int64_t B, int64_t S);
 
+enum { FM_BUCKET_ELEMENTS = 1 << 22 }; /* 16 MB: long enough that latency is nothing beside it */
 fm_mesh_config fm_mesh_config_default(void); /* all 1, zero 1 */
 
 /* All ranks of `world` (borrowed; NULL: this rank alone) call it together. As fm_mesh_find_place, and

@@ -1,11 +1,10 @@
 #include "parallel/param.h"
 
+#include "parallel/param_layout.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Every parameter starts at a multiple of 16 elements: 64 bytes, a cache line and a vector. */
-enum { PAD = 16 };
 
 /* What fm_param_add remembers until the set is sealed. */
 typedef struct pending {
@@ -28,6 +27,8 @@ void fm_param_set_free(fm_param_set *s) {
         free(s->items[i]);
     }
     free(s->items);
+    free(s->by_offset);
+    free(s->buckets);
     free(s->by_name);
     fm_tensor_free(s->grads);
     fm_tensor_free(s->masters);
@@ -92,12 +93,11 @@ fm_status fm_param_add(fm_param_set *s, const fm_param_spec *spec, fm_tensor **o
     pending *p = calloc(1, sizeof *p);
     FM_CHECK(p, FM_ERR_OOM, "out of memory: parameter %s", spec->name);
     p->param.spec = *spec;
-    p->param.offset = s->numel;
     p->param.numel = fm_placement_numel(&spec->placement);
+    p->param.set = s;
     p->out = out;
     s->items[s->n++] = &p->param;
     s->by_name[place_of(s, spec->name)] = s->n;
-    s->numel += (p->param.numel + PAD - 1) / PAD * PAD;
     return FM_OK;
 }
 
@@ -138,25 +138,49 @@ static fm_status draw(fm_param_set *s, fm_param *p) {
     return status;
 }
 
-fm_status fm_param_set_seal(fm_param_set *s) {
+/* fp32 parameters view the masters, bf16 ones the model's buffer. */
+static fm_status make_tensors(fm_param_set *s) {
     fm_ctx *ctx = s->ctx;
-    FM_CHECK(!s->sealed, FM_ERR_STATE, "the parameter set is sealed already");
-    bool any_bf16 = false;
-    for (int i = 0; i < s->n; i++) any_bf16 |= s->items[i]->spec.dtype == FM_BF16;
-    FM_TRY(fm_tensor_zeros(ctx, &s->masters, FM_F32, 1, &s->numel));
-    FM_TRY(fm_tensor_zeros(ctx, &s->grads, FM_F32, 1, &s->numel));
-    if (any_bf16) FM_TRY(fm_tensor_zeros(ctx, &s->models, FM_BF16, 1, &s->numel));
-    s->sealed = true;
     for (int i = 0; i < s->n; i++) {
         fm_param *p = s->items[i];
         fm_tensor *flat = p->spec.dtype == FM_BF16 ? s->models : s->masters;
         FM_TRY(slice(ctx, flat, p, &p->weight));
         p->weight->requires_grad = true;
+        p->weight->tag = p;
         FM_TRY(slice(ctx, s->grads, p, &p->weight->grad));
         *((pending *)p)->out = p->weight;
-        FM_TRY(draw(s, p));
     }
     return FM_OK;
+}
+
+fm_status fm_param_set_seal(fm_param_set *s) {
+    fm_ctx *ctx = s->ctx;
+    FM_CHECK(!s->sealed, FM_ERR_STATE, "the parameter set is sealed already");
+    int64_t masters;
+    bool any_bf16 = false;
+    for (int i = 0; i < s->n; i++) any_bf16 |= s->items[i]->spec.dtype == FM_BF16;
+    FM_TRY(fm_param_lay_out(s, &masters));
+    FM_TRY(fm_tensor_zeros(ctx, &s->masters, FM_F32, 1, &masters));
+    FM_TRY(fm_tensor_zeros(ctx, &s->grads, FM_F32, 1, &s->numel));
+    if (any_bf16) FM_TRY(fm_tensor_zeros(ctx, &s->models, FM_BF16, 1, &s->numel));
+    s->sealed = true;
+    FM_TRY(make_tensors(s));
+    for (int i = 0; i < s->n; i++) FM_TRY(draw(s, s->items[i]));
+    return FM_OK;
+}
+
+bool fm_param_stretch(const fm_param *p, int *bucket, fm_stretch *out) {
+    while (*bucket < p->end_bucket) {
+        const fm_bucket *b = &p->set->buckets[(*bucket)++];
+        int64_t start = b->update.start, stop = start + b->update.n;
+        int64_t from = start > p->offset ? start : p->offset;
+        int64_t to = stop < p->offset + p->numel ? stop : p->offset + p->numel;
+        if (from >= to) continue;
+        *out = (fm_stretch){{from - p->offset, to - from}, b->state + from - start,
+                            b->master + from - start};
+        return true;
+    }
+    return false;
 }
 
 fm_status fm_param_set_values(fm_param_set *s, fm_param *p, const float *host, int64_t n) {
@@ -164,19 +188,38 @@ fm_status fm_param_set_values(fm_param_set *s, fm_param *p, const float *host, i
     FM_CHECK(n == p->numel, FM_ERR_SHAPE, "parameter %s has %lld elements here; given were %lld",
              p->spec.name, (long long)p->numel, (long long)n);
     if (n == 0) return FM_OK;
-    float *master = (float *)s->masters->data + p->offset;
-    FM_TRY(FM_KERNEL(ctx, copy_in, master, host, (size_t)n * sizeof(float)));
-    if (p->spec.dtype == FM_BF16)
-        FM_TRY(FM_KERNEL(ctx, cast, FM_BF16, p->weight->data, FM_F32, master, n));
-    return FM_OK;
+    if (p->spec.dtype == FM_F32)
+        return FM_KERNEL(ctx, copy_in, p->weight->data, host, (size_t)n * sizeof(float));
+    fm_tensor *wide;
+    fm_stretch part;
+    FM_TRY(fm_tensor_from_host(ctx, &wide, FM_F32, 1, &n, host));
+    fm_status status = FM_KERNEL(ctx, cast, FM_BF16, p->weight->data, FM_F32, wide->data, n);
+    for (int b = p->first_bucket; status == FM_OK && fm_param_stretch(p, &b, &part);)
+        status = FM_KERNEL(ctx, copy, (float *)s->masters->data + part.master,
+                           (float *)wide->data + part.local.start,
+                           (size_t)part.local.n * sizeof(float));
+    fm_tensor_free(wide);
+    return status;
 }
 
 fm_status fm_param_get_values(fm_param_set *s, const fm_param *p, float *host, int64_t n) {
     fm_ctx *ctx = s->ctx;
     FM_CHECK(n == p->numel, FM_ERR_SHAPE, "parameter %s has %lld elements here; wanted were %lld",
              p->spec.name, (long long)p->numel, (long long)n);
-    const float *master = (const float *)s->masters->data + p->offset;
-    return n ? FM_KERNEL(ctx, copy_out, host, master, (size_t)n * sizeof(float)) : FM_OK;
+    if (n == 0) return FM_OK;
+    if (p->spec.dtype == FM_F32)
+        return FM_KERNEL(ctx, copy_out, host, p->weight->data, (size_t)n * sizeof(float));
+    fm_tensor *wide;
+    fm_stretch part;
+    FM_TRY(FM_NEW(ctx, &wide, FM_F32, n));
+    fm_status status = FM_KERNEL(ctx, cast, FM_F32, wide->data, FM_BF16, p->weight->data, n);
+    for (int b = p->first_bucket; status == FM_OK && fm_param_stretch(p, &b, &part);)
+        status = FM_KERNEL(ctx, copy, (float *)wide->data + part.local.start,
+                           (float *)s->masters->data + part.master,
+                           (size_t)part.local.n * sizeof(float));
+    if (status == FM_OK) status = fm_tensor_to_host(ctx, wide, host, fm_nbytes(wide));
+    fm_tensor_free(wide);
+    return status;
 }
 
 void fm_param_zero_grads(fm_param_set *s) {

@@ -3,12 +3,12 @@
  *
  * A fm_param_set owns the parameters of one model: three flat buffers (weights in the
  * model's dtype, fp32 masters where that is not fp32, fp32 gradients), in which every
- * parameter is a tensor that views its slice. Optimisers add their moments as further
- * flat fp32 buffers with the same element offsets.
+ * parameter is a tensor that views its slice. shards.h says how they are cut for reduction, and what
+ * of the masters and of an optimiser's state is on this rank.
  */
 #ifndef FM_PARALLEL_PARAM_H
 #define FM_PARALLEL_PARAM_H
-#include "parallel/mesh.h"
+#include "parallel/shards.h"
 #include "tensor/rng.h"
 #include "tensor/tensor.h"
 
@@ -51,6 +51,9 @@ typedef struct fm_param {
     fm_tensor *weight; /* local slice, leaf, requires_grad; its grad is set from the start */
     int64_t offset;    /* elements from the start of the flat fp32 buffers */
     int64_t numel;     /* local */
+    int order;         /* number by offset */
+    int first_bucket, end_bucket; /* those that its elements are in */
+    struct fm_param_set *set;
 } fm_param;
 
 typedef struct fm_param_set {
@@ -58,9 +61,15 @@ typedef struct fm_param_set {
     fm_mesh *mesh;
     int n;
     fm_param **items; /* in order of definition: the order of checkpoints and of named_parameters */
-    int64_t numel;    /* local elements, each parameter padded to 16 */
-    fm_tensor *grads; /* fp32 [numel] */
-    fm_tensor *masters; /* fp32 [numel]: the weights themselves for fp32 parameters */
+    fm_param **by_offset; /* the same in the order of their offsets */
+    int n_buckets;
+    fm_bucket *buckets; /* in the order of their offsets; there when the set is sealed */
+    int64_t numel;      /* local elements of all segments, padded */
+    int64_t state_numel; /* of which an optimiser on this rank keeps state */
+    fm_tensor *grads;    /* fp32 [numel] */
+    /* fp32: the weights of fp32 parameters, which come first in the flat buffers, at their offsets; then
+     * the masters of bf16 ones, as far as this rank updates them (fm_bucket.master) */
+    fm_tensor *masters;
     fm_tensor *models;  /* bf16 [numel]; NULL when no parameter is bf16 */
     bool sealed;
     int *by_name; /* hash table for fm_param_find: 1 + a number in items; 0: empty */
@@ -79,15 +88,26 @@ fm_status fm_param_add(fm_param_set *s, const fm_param_spec *spec, fm_tensor **o
 fm_param_spec fm_param_spec_whole(const char *name, int ndim, const int64_t *shape, fm_dtype dtype,
                                   bool decay, fm_init init);
 
-/* Allocates the flat buffers, makes the tensors, draws the initial values:
+/* Lays out and allocates the flat buffers, makes the tensors, draws the initial values:
  * normal(mean, std) of element i from Philox(seed, name, i), see fm_rng_normal. */
 fm_status fm_param_set_seal(fm_param_set *s);
 
 fm_param *fm_param_find(const fm_param_set *s, const char *name); /* NULL: no such name */
 
-/* Checkpoints and copy_: overwrites a parameter's local fp32 values, master and model copy. */
+/* Checkpoints and copy_: overwrites a parameter's local fp32 values, the masters that are here and the
+ * model copy. All replicas have to do the same. */
 fm_status fm_param_set_values(fm_param_set *s, fm_param *p, const float *host, int64_t n);
+/* The masters; where another rank has them, the weight, which is bf16 then. */
 fm_status fm_param_get_values(fm_param_set *s, const fm_param *p, float *host, int64_t n);
+
+/* A stretch of one parameter that this rank's optimiser updates. */
+typedef struct fm_stretch {
+    fm_span local;         /* of the parameter's local elements */
+    int64_t state, master; /* where it begins in the optimiser's buffers, and in the masters */
+} fm_stretch;
+/* The first stretch of p in a bucket from number *bucket on, which becomes the next one's. Begin with
+ * p->first_bucket; false: there is none left. */
+bool fm_param_stretch(const fm_param *p, int *bucket, fm_stretch *out);
 
 /* Elements of a box; 0 where a side is empty. */
 int64_t fm_box_numel(int ndim, const fm_box *b);

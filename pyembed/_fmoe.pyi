@@ -297,7 +297,7 @@ class Optimizer:
     micro_batches: int
     moments: tuple[str, ...]
     schedule: Schedule
-    def step(self) -> StepInfo: ...
+    def step(self, *, stop: bool = False) -> StepInfo: ...
     steps: int
     def trains(self, model: Any, /) -> bool: ...
     def zero_grad(self) -> None: ...
@@ -358,6 +358,7 @@ class StepInfo(tuple[Any, ...]):
     loss: float
     lr: float
     skipped: bool
+    stop: bool
 
 class Tensor:
     def __len__(self) -> int: ...

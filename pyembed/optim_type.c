@@ -158,6 +158,7 @@ static PyStructSequence_Field info_fields[] = {
     {"grad_norm", "over all gradients, before clipping"},
     {"lr", "learning rate of this step"},
     {"skipped", "True: the norm was not finite, and nothing was updated"},
+    {"stop", "True: some rank gave stop=True; the same on every rank"},
     {NULL, NULL},
 };
 static PyStructSequence_Desc info_desc = {"fmoe.StepInfo", "What a step did.", info_fields, 4};
@@ -166,12 +167,23 @@ static PyTypeObject info_type;
 /* What the package does between steps: complete background saves. */
 static PyObject *after_step;
 
-static PyObject *step(PyObject *o, PyObject *unused) {
-    (void)unused;
+typedef struct step_args {
+    bool stop;
+} step_args;
+static const fm_option step_rows[] = {
+    {"stop", offsetof(step_args, stop), FM_OPT_BOOL, 0, 0, 0, NULL, "False",
+     "this rank wants to stop: every rank is told so", NULL},
+    {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
+};
+static const fm_options step_options = {"step", step_rows, 0, ""};
+
+static PyObject *step(PyObject *o, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    step_args a;
     fm_step_info info;
     fm_call c;
-    if (!fm_call_begin(&c)) return NULL;
-    fm_status s = fm_optim_step(((fm_py_optim *)o)->optim, &info);
+    if (!fm_options_parse_fast(&step_options, args, n, names, &a) || !fm_call_begin(&c))
+        return NULL;
+    fm_status s = fm_optim_step(((fm_py_optim *)o)->optim, a.stop, &info);
     if (!fm_call_end(&c, s)) return NULL;
     PyObject *result = PyStructSequence_New(&info_type);
     if (!result) return NULL;
@@ -179,6 +191,7 @@ static PyObject *step(PyObject *o, PyObject *unused) {
     PyStructSequence_SetItem(result, 1, PyFloat_FromDouble(info.grad_norm));
     PyStructSequence_SetItem(result, 2, PyFloat_FromDouble(info.lr));
     PyStructSequence_SetItem(result, 3, PyBool_FromLong(info.skipped));
+    PyStructSequence_SetItem(result, 4, PyBool_FromLong(info.stop));
     if (PyErr_Occurred()) Py_CLEAR(result);
     if (result && after_step) {
         PyObject *done = PyObject_CallNoArgs(after_step);
@@ -303,10 +316,11 @@ static PyObject *get_schedule(PyObject *o, void *unused) {
 }
 
 static PyMethodDef methods[] = {
-    {"step", step, METH_NOARGS,
-     "step($self)\n--\n\nClips, updates, zeroes the gradients: StepInfo(loss, grad_norm, lr, "
-     "skipped).\nRuntimeError unless exactly micro_batches backward() have run. A parameter whose\n"
-     "requires_grad is False is left alone; one that no gradient reached has gradient 0."},
+    {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL | METH_KEYWORDS,
+     "step($self, *, stop=False)\n--\n\nFinishes the reduction over the ranks, clips, updates, zeroes "
+     "the gradients:\nStepInfo(loss, grad_norm, lr, skipped, stop). All ranks together. RuntimeError "
+     "unless exactly\nmicro_batches backward() have run. A parameter whose requires_grad is False is "
+     "left alone;\none that no gradient reached has gradient 0. stop: this rank wants to stop."},
     {"zero_grad", zero_grad, METH_NOARGS,
      "zero_grad($self)\n--\n\nForgets the gradients and micro-batches since the last step."},
     {"trains", trains, METH_O,

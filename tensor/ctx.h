@@ -24,6 +24,13 @@ struct fm_ctx {
     fm_clock own_clock;
     fm_rows rows; /* of the global micro-batch, that this rank holds in the forward that runs */
 
+    /* Called by a backward when a leaf has its whole gradient of it; what that runs inside
+     * fm_recompute counts as well, and what is inside must be used nowhere else. fn NULL: nobody asks. */
+    struct {
+        fm_status (*fn)(void *user, fm_tensor *leaf);
+        void *user;
+    } on_leaf;
+
     bool grad_enabled; /* operations record themselves */
     uint64_t next_seq; /* number of the next node */
     uint64_t walks;    /* backward walks so far */

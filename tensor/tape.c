@@ -184,6 +184,25 @@ typedef struct node_list {
     int64_t n, room;
 } node_list;
 
+static bool is_leaf(const fm_tensor *t) { return t && !t->node; }
+
+static void expect_leaves(fm_node *n) {
+    for (int i = 0; i < n->n_inputs; i++)
+        if (is_leaf(n->inputs[i])) n->inputs[i]->pending++;
+}
+
+/* The node has made its contributions to them, or never will. */
+static fm_status leave_leaves(fm_ctx *ctx, fm_node *n, bool tell) {
+    fm_status status = FM_OK;
+    for (int i = 0; i < n->n_inputs; i++) {
+        fm_tensor *leaf = n->inputs[i];
+        if (!is_leaf(leaf) || --leaf->pending > 0) continue;
+        if (tell && status == FM_OK && ctx->on_leaf.fn && leaf->requires_grad)
+            status = ctx->on_leaf.fn(ctx->on_leaf.user, leaf);
+    }
+    return status;
+}
+
 /* Adds a node once per walk, with a reference, and the nodes behind it later. */
 static fm_status meet(fm_ctx *ctx, node_list *list, fm_node *n) {
     if (!n || n->visited == ctx->walks) return FM_OK;
@@ -200,6 +219,7 @@ static fm_status meet(fm_ctx *ctx, node_list *list, fm_node *n) {
     n->visited = ctx->walks;
     n->refs++;
     list->items[list->n++] = n;
+    expect_leaves(n);
     return FM_OK;
 }
 
@@ -217,6 +237,8 @@ static fm_status run_node(fm_ctx *ctx, fm_node *n) {
         if (status != FM_OK) fm_fail_context(&ctx->error, status, "backward of %s", n->name);
     }
     n->done = true;
+    fm_status told = leave_leaves(ctx, n, status == FM_OK);
+    if (status == FM_OK) status = told;
     while (ctx->n_scratch > 0) fm_tensor_free(ctx->scratch[--ctx->n_scratch]);
     release_contents(n); /* activations go as soon as they are used */
     return status;
@@ -259,6 +281,7 @@ out:
     for (int64_t i = 0; i < list.n; i++) {
         fm_node *node = list.items[i];
         if (!node) continue;
+        if (!node->done) (void)leave_leaves(ctx, node, false);
         for (int j = 0; j < node->n_outputs; j++)
             fm_tensor_free(node->dout[j]), node->dout[j] = NULL;
         fm_node_free(node);

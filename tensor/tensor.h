@@ -33,6 +33,8 @@ typedef struct fm_tensor {
         *grad;     /* leaf: fp32 (float dtypes), same shape; NULL until the first backward */
     fm_node *node; /* what computed it; NULL for a leaf */
     int node_output;
+    int pending; /* leaf: contributions to its gradient that the running backward has still to make */
+    void *tag;   /* leaf: whose it is, for who made it (a parameter's record); views have none */
 } fm_tensor;
 
 /* New tensors start with one reference, owned by the caller. Contents are undefined. */
