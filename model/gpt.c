@@ -3,6 +3,8 @@
 
 #include "fmoe/feed_forward.h"
 #include "model/gpt_internal.h"
+#include "model/target_share.h"
+#include "parallel/tape_collectives.h"
 
 fm_status fm_gpt_norm(fm_gpt *m, const fm_norm_params *p, fm_tensor *x, fm_tensor **y) {
     float eps = (float)m->config.norm_eps;
@@ -205,7 +207,32 @@ void fm_gpt_out_free(fm_gpt_out *o) {
     fm_tensor_free(o->lm_loss);
     fm_tensor_free(o->balance_loss);
     fm_tensor_free(o->z_loss);
+    fm_tensor_free(o->lm_part);
     *o = (fm_gpt_out){0};
+}
+
+/* A loss of the routers over all ranks, from this rank's part of it. */
+static fm_status over_ranks(fm_gpt *m, fm_tensor **loss) {
+    if (!*loss) return FM_OK;
+    fm_tensor *mean;
+    FM_TRY(fm_rank_mean(m->ctx, m->mesh, &mean, *loss));
+    fm_tensor_free(*loss);
+    *loss = mean;
+    return FM_OK;
+}
+
+/* loss = lm_loss's part of the global mean + the routers' losses */
+static fm_status add_up(fm_gpt *m, float weight, fm_gpt_out *out) {
+    fm_ctx *ctx = m->ctx;
+    FM_TRY(over_ranks(m, &out->balance_loss));
+    FM_TRY(over_ranks(m, &out->z_loss));
+    if (weight == 1.0f)
+        out->lm_part = fm_tensor_retain(out->lm_loss);
+    else
+        FM_TRY(fm_scale(ctx, &out->lm_part, out->lm_loss, weight));
+    out->loss = fm_tensor_retain(out->lm_part);
+    FM_TRY(add_loss(ctx, &out->loss, out->balance_loss, 1));
+    return add_loss(ctx, &out->loss, out->z_loss, 1);
 }
 
 fm_status fm_gpt_forward(fm_gpt *m, fm_tensor *tokens, fm_tensor *targets, fm_gpt_out *out) {
@@ -213,13 +240,17 @@ fm_status fm_gpt_forward(fm_gpt *m, fm_tensor *tokens, fm_tensor *targets, fm_gp
     *out = (fm_gpt_out){0};
     FM_TRY(check_tokens(m, tokens, targets));
     fm_tensor *x = NULL;
-    fm_status status = FM_OK;
-    FM_TRY_GOTO(trunk(m, tokens, &x, out));
-    FM_TRY_GOTO(fm_linear_cross_entropy(ctx, &out->lm_loss, NULL, x, m->head_w, NULL, targets, 0));
-    out->loss = fm_tensor_retain(out->lm_loss);
-    FM_TRY_GOTO(add_loss(ctx, &out->loss, out->balance_loss, 1));
-    FM_TRY_GOTO(add_loss(ctx, &out->loss, out->z_loss, 1));
-out:
+    fm_target_share share;
+    float weight = 1;
+    FM_TRY(fm_target_share_begin(ctx, m->mesh, targets, m->config.vocab_size, &share));
+    out->num_targets = share.valid;
+    fm_status status = trunk(m, tokens, &x, out);
+    double n = share.valid > 0 ? (double)share.valid : 1;
+    if (status == FM_OK)
+        status = fm_linear_cross_entropy(ctx, &out->lm_loss, NULL, x, m->head_w, NULL, targets, n);
+    fm_status ended = fm_target_share_end(ctx, &share, &weight);
+    if (status == FM_OK) status = ended;
+    if (status == FM_OK) status = add_up(m, weight, out);
     fm_tensor_free(x);
     if (status != FM_OK) fm_gpt_out_free(out);
     return status;

@@ -75,14 +75,21 @@ typedef struct fm_gpt {
 fm_status fm_gpt_new(fm_ctx *ctx, const fm_gpt_config *config, fm_mesh *mesh, fm_gpt **out);
 void fm_gpt_free(fm_gpt *m); /* NULL is legal */
 
-/* What a forward gives: loss = lm_loss + balance_loss + z_loss, each [1] fp32 and on the tape. */
+/* What a forward gives: loss = lm_part + balance_loss + z_loss, each [1] fp32 and on the tape. The mean of
+ * the dp ranks' losses is that of the global micro-batch. */
 typedef struct fm_gpt_out {
-    fm_tensor *loss, *lm_loss;        /* lm_loss: mean over the valid targets, nats */
-    fm_tensor *balance_loss, *z_loss; /* weight · mean over the MoE layers; NULL where none */
+    fm_tensor *loss;
+    fm_tensor *lm_loss; /* mean over this rank's valid targets, nats */
+    fm_tensor *
+        lm_part; /* lm_loss by this rank's share of the targets: the dp ranks' mean is the global */
+    fm_tensor *balance_loss,
+        *z_loss;         /* weight · mean over the MoE layers, all ranks'; NULL: none */
+    int64_t num_targets; /* this rank's valid ones */
 } fm_gpt_out;
 void fm_gpt_out_free(fm_gpt_out *o);
 
-/* tokens, targets int32 [B, S], 1 <= S <= seq_len; targets -1 are ignored. */
+/* tokens, targets int32 [B, S], 1 <= S <= seq_len; targets -1 are ignored. All ranks together, each with
+ * its B sequences of the global micro-batch. */
 fm_status fm_gpt_forward(fm_gpt *m, fm_tensor *tokens, fm_tensor *targets, fm_gpt_out *out);
 /* [B, S, V] of the model's dtype */
 fm_status fm_gpt_logits(fm_gpt *m, fm_tensor *tokens, fm_tensor **logits);

@@ -53,9 +53,9 @@ typedef struct fm_optim {
     fm_param_set **sets; /* borrowed */
     fm_tensor **m, **v;  /* per set, fp32 [state_numel]; v NULL for SGD, both without momentum */
     fm_reducer *reducer;
-    int64_t step;        /* completed */
-    int64_t backwards;   /* since the last step */
-    fm_tensor *loss;     /* [1]: mean of their lm_loss so far, kept on the device */
+    int64_t step;      /* completed */
+    int64_t backwards; /* since the last step */
+    fm_tensor *loss;   /* [1]: mean of their lm_loss so far, kept on the device */
 } fm_optim;
 
 typedef struct fm_step_info {

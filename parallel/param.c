@@ -176,8 +176,8 @@ bool fm_param_stretch(const fm_param *p, int *bucket, fm_stretch *out) {
         int64_t from = start > p->offset ? start : p->offset;
         int64_t to = stop < p->offset + p->numel ? stop : p->offset + p->numel;
         if (from >= to) continue;
-        *out = (fm_stretch){{from - p->offset, to - from}, b->state + from - start,
-                            b->master + from - start};
+        *out = (fm_stretch){
+            {from - p->offset, to - from}, b->state + from - start, b->master + from - start};
         return true;
     }
     return false;

@@ -63,14 +63,14 @@ typedef struct fm_param_set {
     fm_param **items; /* in order of definition: the order of checkpoints and of named_parameters */
     fm_param **by_offset; /* the same in the order of their offsets */
     int n_buckets;
-    fm_bucket *buckets; /* in the order of their offsets; there when the set is sealed */
-    int64_t numel;      /* local elements of all segments, padded */
+    fm_bucket *buckets;  /* in the order of their offsets; there when the set is sealed */
+    int64_t numel;       /* local elements of all segments, padded */
     int64_t state_numel; /* of which an optimiser on this rank keeps state */
     fm_tensor *grads;    /* fp32 [numel] */
     /* fp32: the weights of fp32 parameters, which come first in the flat buffers, at their offsets; then
      * the masters of bf16 ones, as far as this rank updates them (fm_bucket.master) */
     fm_tensor *masters;
-    fm_tensor *models;  /* bf16 [numel]; NULL when no parameter is bf16 */
+    fm_tensor *models; /* bf16 [numel]; NULL when no parameter is bf16 */
     bool sealed;
     int *by_name; /* hash table for fm_param_find: 1 + a number in items; 0: empty */
     size_t by_name_size;

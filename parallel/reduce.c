@@ -5,8 +5,8 @@
 typedef struct part {
     fm_param_set *set;
     int set_index, bucket; /* number in the set */
-    int first_defined;     /* of its parameters, the first that was defined: the last to be complete */
-    int waits_for;         /* trained parameters whose gradient is not complete */
+    int first_defined; /* of its parameters, the first that was defined: the last to be complete */
+    int waits_for;     /* trained parameters whose gradient is not complete */
     bool started;
     int64_t grad; /* sharded: where its sum is in `sums` */
     fm_request reduction, gather;
@@ -166,10 +166,11 @@ static fm_status complete(void *user, fm_tensor *leaf) {
     int i = param ? set_of(r, param) : r->n_sets;
     if (i == r->n_sets) return FM_OK;
     const reduced_set *s = &r->sets[i];
-    FM_CHECK(!s->complete[param->order], FM_ERR_STATE,
-             "backward: the gradient of %s was complete twice: it is used in two recomputed blocks, "
-             "or inside and outside of one",
-             param->spec.name);
+    FM_CHECK(
+        !s->complete[param->order], FM_ERR_STATE,
+        "backward: the gradient of %s was complete twice: it is used in two recomputed blocks, "
+        "or inside and outside of one",
+        param->spec.name);
     s->complete[param->order] = true;
     for (int b = param->first_bucket; b < param->end_bucket; b++)
         r->parts[s->part_of[b]].waits_for--;

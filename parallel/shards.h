@@ -24,12 +24,12 @@ typedef struct fm_span {
 typedef struct fm_bucket {
     fm_comm *comm; /* the replicas; borrowed */
     fm_dtype dtype;
-    bool sharded;         /* optimiser state (and bf16 weights' masters) only of `own` */
-    fm_span all, own;     /* own: this rank's piece */
-    fm_span update;       /* what this rank's optimiser updates: own where sharded, else all */
-    int64_t state;        /* where update begins in the optimiser's buffers */
-    int64_t master;       /* where it begins in the masters */
-    int first, end;       /* parameters with elements in it: numbers in the order of offsets */
+    bool sharded;     /* optimiser state (and bf16 weights' masters) only of `own` */
+    fm_span all, own; /* own: this rank's piece */
+    fm_span update;   /* what this rank's optimiser updates: own where sharded, else all */
+    int64_t state;    /* where update begins in the optimiser's buffers */
+    int64_t master;   /* where it begins in the masters */
+    int first, end;   /* parameters with elements in it: numbers in the order of offsets */
 } fm_bucket;
 
 /* Every piece and parameter starts at a multiple of 16 elements: 64 bytes, a cache line and a vector. */

@@ -185,6 +185,7 @@ class GPTOutput:
     aux: dict[str, float]
     lm_loss: Tensor
     loss: Tensor
+    num_targets: int
 
 class Mesh:
     def __init__(

@@ -5,6 +5,7 @@
 typedef struct py_output {
     PyObject_HEAD PyObject *loss, *lm_loss;
     fm_tensor *balance, *z; /* weighted; NULL where none */
+    int64_t num_targets;
 } py_output;
 
 static PyTypeObject output_type;
@@ -14,13 +15,15 @@ PyObject *fm_py_output_new(fm_gpt_out *out) {
     if (!self) {
         fm_py_tensor_free(out->loss);
         fm_py_tensor_free(out->lm_loss);
+        fm_py_tensor_free(out->lm_part);
         fm_py_tensor_free(out->balance_loss);
         fm_py_tensor_free(out->z_loss);
         return NULL;
     }
+    self->num_targets = out->num_targets;
     self->balance = out->balance_loss;
     self->z = out->z_loss;
-    fm_tensor *lm = fm_tensor_retain(out->lm_loss);
+    fm_tensor *lm = out->lm_part;
     self->loss = fm_py_tensor_new(out->loss);
     self->lm_loss = fm_py_tensor_new(out->lm_loss);
     fm_the_host.live++;
@@ -66,6 +69,11 @@ static PyObject *get_tensor(PyObject *o, void *offset) {
     return Py_NewRef(*(PyObject **)((char *)o + (size_t)offset));
 }
 
+static PyObject *get_num_targets(PyObject *o, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(((py_output *)o)->num_targets);
+}
+
 static PyGetSetDef getset[] = {
     {"loss", get_tensor, NULL,
      "Scalar Tensor, nats: lm_loss + the weighted auxiliary losses. backward() starts here.",
@@ -74,6 +82,8 @@ static PyGetSetDef getset[] = {
      "Scalar Tensor, nats: mean cross entropy of this rank's micro-batch over the targets that are "
      "not -1.",
      (void *)offsetof(py_output, lm_loss)},
+    {"num_targets", get_num_targets, NULL,
+     "Targets of this rank's micro-batch that are not -1: what lm_loss is the mean over.", NULL},
     {"aux", get_aux, NULL,
      "dict of floats, weighted, what was added to lm_loss: 'balance', 'z'; waits for the device.",
      NULL},

@@ -317,9 +317,12 @@ static PyObject *get_schedule(PyObject *o, void *unused) {
 
 static PyMethodDef methods[] = {
     {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL | METH_KEYWORDS,
-     "step($self, *, stop=False)\n--\n\nFinishes the reduction over the ranks, clips, updates, zeroes "
-     "the gradients:\nStepInfo(loss, grad_norm, lr, skipped, stop). All ranks together. RuntimeError "
-     "unless exactly\nmicro_batches backward() have run. A parameter whose requires_grad is False is "
+     "step($self, *, stop=False)\n--\n\nFinishes the reduction over the ranks, clips, updates, "
+     "zeroes "
+     "the gradients:\nStepInfo(loss, grad_norm, lr, skipped, stop). All ranks together. "
+     "RuntimeError "
+     "unless exactly\nmicro_batches backward() have run. A parameter whose requires_grad is False "
+     "is "
      "left alone;\none that no gradient reached has gradient 0. stop: this rank wants to stop."},
     {"zero_grad", zero_grad, METH_NOARGS,
      "zero_grad($self)\n--\n\nForgets the gradients and micro-batches since the last step."},

@@ -76,6 +76,8 @@ fm_status fm_rope(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, int64_t heads, int64
 /* ids int32 [...] in [0, V) (checked where memory is on the host) -> [..., d] */
 fm_status fm_embedding(fm_ctx *ctx, fm_tensor **y, fm_tensor *table, fm_tensor *ids);
 fm_status fm_softmax(fm_ctx *ctx, fm_tensor **y, fm_tensor *x);
+/* Targets that are not -1, checked to be below V; a GPU's are copied to the host. */
+fm_status fm_count_targets(fm_ctx *ctx, const fm_tensor *target, int64_t V, int64_t *count);
 /* loss [1] fp32 = Σ_t nll_t / denominator; target int32, -1 ignored. denominator 0 means the number
  * of valid targets of this call (at least 1); to count them a GPU's are copied to the host. losses,
  * where not NULL, gets the fp32 terms in target's shape; they are not differentiable. */

@@ -4,8 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Valid targets, counted on the host: on a GPU this copies them and waits, which callers that give
- * a denominator are spared. */
+/* On a GPU this copies them and waits, which callers that give a denominator are spared. */
 static fm_status count_valid(fm_ctx *ctx, const char *op, const fm_tensor *target, int64_t V,
                              int64_t *count) {
     int64_t T = fm_numel(target);
@@ -28,6 +27,11 @@ static fm_status count_valid(fm_ctx *ctx, const char *op, const fm_tensor *targe
 out:
     free(copy);
     return status;
+}
+
+fm_status fm_count_targets(fm_ctx *ctx, const fm_tensor *target, int64_t V, int64_t *count) {
+    FM_TRY(fm_check_dtype(ctx, "count_targets", "target", target, FM_I32));
+    return count_valid(ctx, "count_targets", target, V, count);
 }
 
 fm_status fm_check_target(fm_ctx *ctx, const char *op, const fm_tensor *target, const char *rows,
