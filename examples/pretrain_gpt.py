@@ -3,8 +3,9 @@
     bazel run //:train -- examples/pretrain_gpt.py --data corpus/ --num-experts 8 --out runs/first
 
 Tokens are bytes. Every option of fmoe.GPT and fmoe.MoE is an option here, under the same name. Run
-it again with the same --out and it goes on. Ctrl-C and SIGTERM stop it after the step, saved; its
-exit status is then 128 + the signal's number (130, 143).
+it again with the same --out and it goes on, on any number of ranks. Ctrl-C, SIGTERM and SIGUSR1 stop
+it after the step, saved; its exit status is then 128 + the signal's number (130, 143, 138), and 124
+where --max-seconds are over.
 """
 
 import argparse
@@ -99,6 +100,7 @@ def parse() -> tuple[argparse.Namespace, Flags, Flags]:
     add("--save-every", "steps (default: 200)", type=one)
     add("--keep-last", "checkpoints that are kept (default: 3)", type=one)
     add("--log-every", "steps", 10, type=one)
+    add("--max-seconds", "after so many it stops, saved (default: never)", type=float)
     add("--max-skipped-steps", "non-finite ones in a row", 0, type=none)
     add("--sample", "a text that is continued at the end")
 
@@ -114,6 +116,13 @@ def parse() -> tuple[argparse.Namespace, Flags, Flags]:
     add("--warmup", "steps (default: a tenth, at most 100)", type=none)
     add("--decay", "wsd: last steps (default: a fifth)", type=none)
     add("--final", "of the rate, at the end", 0.1, type=float)
+
+    add = partial(add_option, parser.add_argument_group("the ranks (fmoe.Mesh), under mpirun or srun"))
+    add("--tp", "ranks that split each layer's width", 1, type=one)
+    add("--pp", "pipeline stages", 1, type=one)
+    add("--ep", "ranks that share out the experts", 1, type=one)
+    add("--etp", "ranks that split each expert's width", 1, type=one)
+    add("--zero", "1: optimiser state is sharded over dp", 1, type=int, choices=(0, 1))
 
     gpt = add_options(parser.add_argument_group("the model (fmoe.GPT)"), fmoe.GPT, GPT_DEFAULTS)
     group = parser.add_argument_group(
@@ -182,8 +191,8 @@ def given(a: argparse.Namespace, names: Sequence[str], prefix: str = "") -> dict
     return {name: value for name, value in values.items() if value is not None}
 
 
-def make_model(a: argparse.Namespace, gpt: Flags, moe: Flags) -> fmoe.GPT:
-    options = {**GPT_DEFAULTS, **given(a, list(gpt))}
+def make_model(a: argparse.Namespace, gpt: Flags, moe: Flags, mesh: fmoe.Mesh) -> fmoe.GPT:
+    options = {**GPT_DEFAULTS, **given(a, list(gpt)), "mesh": mesh}
     if a.moe_num_experts is not None:
         width = options.get("d_hidden", 4 * options["d_model"])
         options["moe"] = fmoe.MoE(**{"d_hidden": width, **given(a, list(moe), "moe_")})
@@ -202,12 +211,14 @@ def main() -> None:
     fmoe.set_device(a.device)
     fmoe.manual_seed(a.seed)
     data = open_data(a)
-    model = make_model(a, gpt, moe)
+    mesh = fmoe.Mesh(tp=a.tp, pp=a.pp, ep=a.ep, etp=a.etp, zero=a.zero)
+    model = make_model(a, gpt, moe, mesh)
     batches: dict[str, Any] = {
         "batch_size": a.batch_size,
         "seq_len": model.seq_len,
         "micro_batches": a.micro_batches,
         "split_ratio": (1.0 - a.valid, a.valid),
+        "mesh": mesh,
     }
     valid = fmoe.DataLoader(data, split="valid", **batches) if a.valid > 0 else None
     trainer = fmoe.Trainer(
@@ -215,25 +226,30 @@ def main() -> None:
         make_optimizer(a, model),
         fmoe.DataLoader(data, seed=a.seed, **batches),
         eval_loader=valid,
-        checkpointer=fmoe.Checkpointer(a.out, keep_last=a.keep_last or 3) if a.out else None,
+        checkpointer=fmoe.Checkpointer(a.out, a.keep_last or 3, mesh=mesh) if a.out else None,
         eval_every=a.eval_every,
         save_every=(a.save_every or 200) if a.out else None,
         log_every=a.log_every,
         max_skipped_steps=a.max_skipped_steps,
+        max_seconds=a.max_seconds,
         metrics=a.metrics or (os.path.join(a.out, "metrics.jsonl") if a.out else None),
         extra={"options": vars(a)},
     )
-    if not a.out:
+    first = fmoe.rank() == 0
+    if not a.out and first:
         print("Nothing will be saved: there is no --out.", flush=True)
     result = trainer.fit(a.steps)
     if trainer.stopped:
-        print("Run the same command again to go on." if a.out else "Nothing was saved.")
-        sys.exit(128 + signal.Signals[trainer.stopped])
-    if "eval_loss" in result:
+        if first:
+            print("Run the same command again to go on." if a.out else "Nothing was saved.")
+        late = trainer.stopped == "max_seconds"
+        sys.exit(124 if late else 128 + signal.Signals[trainer.stopped])
+    if "eval_loss" in result and first:
         print(f"validation loss: {result['eval_loss'] / math.log(2):.4f} bits per byte")
     if a.sample:
         text = model.eval().generate(a.sample.encode(), max_new_tokens=200)
-        print(text.decode("utf-8", errors="replace"))
+        if first:
+            print(text.decode("utf-8", errors="replace"))
 
 
 if __name__ == "__main__":

@@ -76,14 +76,17 @@ def main() -> None:
     )
     result = trainer.fit(arguments.steps)
     if trainer.stopped:
-        print("Run the same command again to go on.")
+        if fmoe.rank() == 0:
+            print("Run the same command again to go on.")
         sys.exit(128 + signal.Signals[trainer.stopped])
 
+    model.eval()
+    prompt = b"def read_file(path):\n"
+    text = model.generate(prompt, max_new_tokens=300, temperature=0.6, top_k=40, seed=1)
+    if fmoe.rank() > 0:
+        return
     bits = result["eval_loss"] / math.log(2)
     print(f"\nvalidation loss: {bits:.3f} bits per byte (guessing blindly costs 8)\n")
-    prompt = b"def read_file(path):\n"
-    model.eval()
-    text = model.generate(prompt, max_new_tokens=300, temperature=0.6, top_k=40, seed=1)
     print("A sample, after the prompt 'def read_file(path):':\n")
     print(text.decode("utf-8", errors="replace"))
     print(

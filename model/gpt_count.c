@@ -74,6 +74,13 @@ static double block_transients(const fm_gpt *m, int64_t layer) {
     return d + k * (d + h * (fm_act_is_glu(act) ? 3 : 2));
 }
 
+/* Reduced gradients that lie beside a rank's own. */
+static size_t sums(const fm_param_set *s) {
+    int64_t n = 0;
+    for (int i = 0; i < s->n_buckets; i++) n += s->buckets[i].sharded ? s->buckets[i].own.n : 0;
+    return (size_t)n * sizeof(float);
+}
+
 fm_memory_plan fm_gpt_memory_plan(const fm_gpt *m, int64_t B, int64_t S) {
     const fm_gpt_config *c = &m->config;
     size_t flat = (size_t)m->params->numel * sizeof(float);
@@ -93,9 +100,9 @@ fm_memory_plan fm_gpt_memory_plan(const fm_gpt *m, int64_t B, int64_t S) {
                                           c->d_model / c->n_head);
     double ends = T * 2 * (double)c->d_model * size + (logits < budget ? logits : budget);
     return (fm_memory_plan){
-        .parameters = flat + copies,
-        .gradients = flat,
-        .moments = 2 * flat,
+        .parameters = fm_nbytes(m->params->masters) + copies,
+        .gradients = flat + sums(m->params),
+        .moments = 2 * sizeof(float) * (size_t)m->params->state_numel,
         .activations = (size_t)(T * (blocks + transients) * size + ends) + scratch,
     };
 }

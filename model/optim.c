@@ -197,21 +197,22 @@ static fm_status update_all(fm_optim *o, double lr, double g_scale) {
 
 /* What the ranks know together: the norm, each parameter counted once; the loss, each dp rank's once;
  * whether somebody wants to stop. */
-static fm_status agree(fm_optim *o, bool stop, fm_step_info *info) {
+static fm_status agree(fm_optim *o, int stop, fm_step_info *info) {
     fm_ctx *ctx = o->ctx;
     enum { SQUARES, LOSS, STOP, NUMBERS };
+    static const fm_reduce ops[NUMBERS] = {[STOP] = FM_MAX};
     double x[NUMBERS] = {[STOP] = stop};
     FM_TRY(fm_reducer_own_squares(o->reducer, &x[SQUARES]));
     FM_TRY(fm_tensor_item(ctx, o->loss, &x[LOSS]));
     x[LOSS] *= (double)o->mesh->at.dp / (double)o->mesh->at.world_size;
-    FM_TRY(fm_agree(o->mesh->world_comm, ctx, FM_SUM, x, NUMBERS));
+    FM_TRY(fm_agree(o->mesh->world_comm, ctx, ops, x, NUMBERS));
     info->grad_norm = sqrt(x[SQUARES]);
     info->loss = x[LOSS];
-    info->stop = x[STOP] > 0;
+    info->stop = (int)x[STOP];
     return FM_OK;
 }
 
-fm_status fm_optim_step(fm_optim *o, bool stop, fm_step_info *info) {
+fm_status fm_optim_step(fm_optim *o, int stop, fm_step_info *info) {
     fm_ctx *ctx = o->ctx;
     const fm_optim_config *c = &o->config;
     FM_CHECK(o->backwards == c->micro_batches, FM_ERR_STATE,

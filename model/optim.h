@@ -63,7 +63,7 @@ typedef struct fm_step_info {
     double grad_norm; /* before clipping */
     double lr;
     bool skipped; /* the norm was not finite: nothing was updated */
-    bool stop;    /* some rank asked for it */
+    int stop;     /* the highest that a rank gave */
 } fm_step_info;
 
 /* Starts at step 0, with zero moments and no gradients; from now on it counts the sets' clocks. */
@@ -79,12 +79,12 @@ fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss);
 /* Stands at the beginning of the step behind `step` completed ones: gradients and losses since the last
  * step are forgotten. */
 void fm_optim_restart(fm_optim *o, int64_t step);
-/* Finishes the reduction, clips, updates, forgets the gradients; all ranks together. stop: this rank
- * wants to; info->stop is then true on all. A frozen parameter (its weight's requires_grad is false) is
+/* Finishes the reduction, clips, updates, forgets the gradients; all ranks together. stop: above 0
+ * where this rank wants to stop, and why; all learn the highest. A frozen parameter (its weight's requires_grad is false) is
  * left alone: no decay, no moments, no part in the norm. One that no gradient reached has gradient 0,
  * as an expert without tokens has: it decays, and its moments fade. Whether a gradient reached it may
  * differ from rank to rank; what a step does must not.
  * FM_ERR_STATE unless exactly micro_batches backwards have run. */
-fm_status fm_optim_step(fm_optim *o, bool stop, fm_step_info *info);
+fm_status fm_optim_step(fm_optim *o, int stop, fm_step_info *info);
 
 #endif

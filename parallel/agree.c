@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Doubles travel as the integers of the same bits: nothing but a gather sees them. */
-fm_status fm_agree(fm_comm *c, fm_ctx *ctx, fm_reduce op, double *x, int n) {
+fm_status fm_agree(fm_comm *c, fm_ctx *ctx, const fm_reduce *ops, double *x, int n) {
     FM_CHECK(n >= 0 && n <= FM_AGREE_MAX, FM_ERR_VALUE, "agree: n is %d; 0 to %d are allowed", n,
              FM_AGREE_MAX);
     if (c->size == 1 || n == 0) return FM_OK;
@@ -24,8 +24,7 @@ fm_status fm_agree(fm_comm *c, fm_ctx *ctx, fm_reduce op, double *x, int n) {
     for (int r = 1; r < c->size; r++)
         for (int i = 0; i < n; i++) {
             double y = host[r * n + i];
-            /* a NaN of any rank stays: it has to be seen */
-            x[i] = op == FM_SUM ? x[i] + y : y > x[i] || isnan(y) ? y : x[i];
+            x[i] = ops[i] == FM_SUM ? x[i] + y : y > x[i] || isnan(y) ? y : x[i];
         }
 out:
     free(host);

@@ -50,6 +50,7 @@ int fm_add_data(PyObject *module);
 int fm_add_checkpoint(PyObject *module);
 int fm_add_peak(PyObject *module);
 int fm_add_op_times(PyObject *module);
+int fm_add_agree(PyObject *module);
 
 /* PyType_Ready and PyModule_AddObjectRef in one. */
 int fm_add_type(PyObject *module, PyTypeObject *type);

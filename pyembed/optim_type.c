@@ -158,7 +158,7 @@ static PyStructSequence_Field info_fields[] = {
     {"grad_norm", "over all gradients, before clipping"},
     {"lr", "learning rate of this step"},
     {"skipped", "True: the norm was not finite, and nothing was updated"},
-    {"stop", "True: some rank gave stop=True; the same on every rank"},
+    {"stop", "the highest stop that a rank gave; the same on every rank"},
     {NULL, NULL},
 };
 static PyStructSequence_Desc info_desc = {"fmoe.StepInfo", "What a step did.", info_fields, 4};
@@ -168,11 +168,11 @@ static PyTypeObject info_type;
 static PyObject *after_step;
 
 typedef struct step_args {
-    bool stop;
+    int stop;
 } step_args;
 static const fm_option step_rows[] = {
-    {"stop", offsetof(step_args, stop), FM_OPT_BOOL, 0, 0, 0, NULL, "False",
-     "this rank wants to stop: every rank is told so", NULL},
+    {"stop", offsetof(step_args, stop), FM_OPT_INT32, 0, 1 << 20, 0, NULL, "0",
+     "above 0: this rank wants to stop, for this reason; every rank is told the highest", NULL},
     {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
 };
 static const fm_options step_options = {"step", step_rows, 0, ""};
@@ -191,7 +191,7 @@ static PyObject *step(PyObject *o, PyObject *const *args, Py_ssize_t n, PyObject
     PyStructSequence_SetItem(result, 1, PyFloat_FromDouble(info.grad_norm));
     PyStructSequence_SetItem(result, 2, PyFloat_FromDouble(info.lr));
     PyStructSequence_SetItem(result, 3, PyBool_FromLong(info.skipped));
-    PyStructSequence_SetItem(result, 4, PyBool_FromLong(info.stop));
+    PyStructSequence_SetItem(result, 4, PyLong_FromLong(info.stop));
     if (PyErr_Occurred()) Py_CLEAR(result);
     if (result && after_step) {
         PyObject *done = PyObject_CallNoArgs(after_step);
@@ -317,13 +317,15 @@ static PyObject *get_schedule(PyObject *o, void *unused) {
 
 static PyMethodDef methods[] = {
     {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL | METH_KEYWORDS,
-     "step($self, *, stop=False)\n--\n\nFinishes the reduction over the ranks, clips, updates, "
+     "step($self, *, stop=0)\n--\n\nFinishes the reduction over the ranks, clips, updates, "
      "zeroes "
      "the gradients:\nStepInfo(loss, grad_norm, lr, skipped, stop). All ranks together. "
      "RuntimeError "
      "unless exactly\nmicro_batches backward() have run. A parameter whose requires_grad is False "
      "is "
-     "left alone;\none that no gradient reached has gradient 0. stop: this rank wants to stop."},
+     "left alone;\none that no gradient reached has gradient 0. stop: above 0 where this rank "
+     "wants "
+     "to stop;\nevery rank is told the highest."},
     {"zero_grad", zero_grad, METH_NOARGS,
      "zero_grad($self)\n--\n\nForgets the gradients and micro-batches since the last step."},
     {"trains", trains, METH_O,

@@ -69,7 +69,7 @@ class Console:
         return _fmoe.measure_peak(getattr(self._model, "dtype", "float32"))
 
     def _peak_share(self, flops: float) -> float:
-        """Of the fastest product that was seen. What a model reaches was possible: a peak below it
+        """Of one rank: of the fastest product that was seen. What a model reaches was possible: a peak below it
         was measured while the machine did something else."""
         assert self._peak is not None
         if flops > self._peak:
@@ -125,7 +125,7 @@ class Console:
             measured = {"measured": True} if isinstance(self._model, GPT) else {}
             flops = self._model.flops_per_token(self._loader.seq_len, **measured)
             more["model_flops"] = flops * rate
-            more["peak_share"] = self._peak_share(more["model_flops"])
+            more["peak_share"] = self._peak_share(more["model_flops"] / _fmoe.world_size())
             text += f"  {more['model_flops'] / 1e12:.3f} TFLOP/s ({more['peak_share']:.0%} of peak)"
         layers = self._model.moe_stats() if hasattr(self._model, "moe_stats") else []
         if layers:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import _fmoe
@@ -18,6 +15,7 @@ from . import console, memory_check, run_lock
 from .checkpointer import Checkpointer
 from .metrics import Metrics
 from .module import no_grad
+from .stop_request import StopRequest
 from .trainer_checks import check_trainer
 
 Callback = Callable[[dict[str, Any]], None]
@@ -35,11 +33,14 @@ class Trainer:
                               and the MoE layers' statistics (of the last micro-batch) as well;
                               TensorBoard events go to a folder beside it
     max_skipped_steps         consecutive steps with a non-finite gradient that are borne
+    max_seconds               fit() stops after the step that ends later than that; None: never
     on_step, on_eval, on_save called with a plain dict: step, loss, ...
     extra                     any JSON, kept in the checkpoints
     allow_other_data, allow_other_model  as Checkpointer.load takes them, for resuming
 
-    SIGINT and SIGTERM end fit() after the step, saved; `stopped` is then the signal's name.
+    SIGINT, SIGTERM and SIGUSR1 to any rank end fit() on all after the step, saved; `stopped` is
+    then the signal's name, or 'max_seconds'. Rank 0 prints and writes metrics; callbacks are
+    called on every rank.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Trainer:
         log_every: int = 10,
         metrics: str | os.PathLike[str] | None = None,
         max_skipped_steps: int = 0,
+        max_seconds: float | None = None,
         on_step: Callback | None = None,
         on_eval: Callback | None = None,
         on_save: Callback | None = None,
@@ -72,21 +74,27 @@ class Trainer:
             save_every=save_every,
             log_every=log_every,
             max_skipped_steps=max_skipped_steps,
+            max_seconds=max_seconds,
         )
         self.model, self.optimizer, self.loader = model, optimizer, loader
         self.checkpointer, self.eval_loader = checkpointer, eval_loader
         self.eval_every, self.save_every, self.log_every = eval_every, save_every, log_every
-        self.max_skipped_steps = max_skipped_steps
+        self.max_skipped_steps, self.max_seconds = max_skipped_steps, max_seconds
         self.on_step, self.on_eval, self.on_save = on_step, on_eval, on_save
         self.extra = extra
         self.allow_other_data, self.allow_other_model = allow_other_data, allow_other_model
-        self.stopped: str | None = None
+        self._stop = StopRequest(None)
         self._metrics = Metrics(metrics) if metrics is not None and _fmoe.rank() == 0 else None
         self._saved_at: int | None = None
         self._skipped = 0
         self._console = console.Console(model, loader)
 
     # ---- the loop
+
+    @property
+    def stopped(self) -> str | None:
+        """Why fit() ended early; None: it did not."""
+        return self._stop.reason
 
     def fit(self, steps: int) -> dict[str, Any]:
         """Trains until `steps` optimiser steps are done in all, resumption included.
@@ -95,17 +103,17 @@ class Trainer:
         """
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
             raise ValueError(f"fit: steps={steps!r} is not allowed: an int of at least 0 is")
-        self.stopped = None
+        self._stop = StopRequest(self.max_seconds)
         self._resume()
         values: dict[str, Any] = {"step": self.optimizer.steps}
         if self.optimizer.steps >= steps:
             self._console.say(f"{self.optimizer.steps} of {steps} steps are done already")
         else:
             memory_check.check(self.model, self.loader, self.optimizer)
-        with _Signals(self):
+        with self._stop:
             self.model.train()
             self._console.begin(self.optimizer.steps, steps)
-            while self.optimizer.steps < steps and self.stopped is None:
+            while self.optimizer.steps < steps and not self._stop.known():
                 values = self._step(steps)
                 if values["skipped"]:
                     continue
@@ -114,7 +122,7 @@ class Trainer:
                 if _due(self.optimizer.steps, self.save_every):
                     self.save()
             self._console.end()
-            if self.stopped is None and self.eval_loader is not None:
+            if not self._stop.agree() and self.eval_loader is not None:
                 evaluated = self.evaluate()
                 if evaluated:
                     values["eval_loss"] = evaluated["eval_loss"]
@@ -138,7 +146,8 @@ class Trainer:
                 getattr(out, "loss", out).backward()
         except FloatingPointError as error:  # a router saw NaN: the weights are lost
             raise FloatingPointError(f"step {self.optimizer.steps + 1}: {error}") from None
-        info = self.optimizer.step()
+        info = self.optimizer.step(stop=self._stop.wanted())
+        self._stop.agree(info.stop)
         seconds = time.perf_counter() - started
         self._check_finite(info)
         step = self.optimizer.steps
@@ -177,7 +186,8 @@ class Trainer:
     # ---- evaluating and saving
 
     def evaluate(self) -> dict[str, Any]:
-        """The mean loss, nats per token, over the whole split of eval_loader, each sample once.
+        """The mean loss, nats per token, over the whole split of eval_loader, each sample once, over
+        all ranks.
 
         Empty where a signal stopped it.
         """
@@ -186,25 +196,28 @@ class Trainer:
             raise RuntimeError("evaluate: the Trainer has no eval_loader")
         started = time.perf_counter()
         was_training = getattr(self.model, "training", True)
-        total, count = 0.0, 0
+        total, targets_seen, count = 0.0, 0, 0
         loader.reset()
         self.model.eval()
         try:
             with no_grad():
                 for tokens, targets in loader:
-                    if self.stopped is not None:
+                    if self._stop.agree():
                         return {}  # part of a split is no result, and the save is urgent
                     out = self.model(tokens, targets)
-                    samples = loader.valid
-                    total += float(getattr(out, "lm_loss", out)) * samples
-                    count += samples
+                    valid = getattr(out, "num_targets", loader.rows)
+                    total += float(getattr(out, "lm_loss", out)) * valid
+                    targets_seen += valid
+                    count += loader.valid
                     self._console.tick(f"evaluating {count}/{loader.num_samples}")
         finally:
             if was_training:
                 self.model.train()
+        # ranks of the same data (tp) count their part more than once, above and below the line
+        total, everything = _fmoe.agree([total, targets_seen])
         values: dict[str, Any] = {
             "step": self.optimizer.steps,
-            "eval_loss": total / count,
+            "eval_loss": total / everything,
             "samples": count,
             "seconds": time.perf_counter() - started,
         }
@@ -268,25 +281,3 @@ class Trainer:
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
-
-class _Signals:
-    """Inside, SIGINT and SIGTERM ask for a stop after the step; a second one is not caught."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python delivers signals to the main thread only
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._trainer.stopped = signal.Signals(number).name
-        self.__exit__()
-
-    def __exit__(self, *unused: object) -> None:
-        while self._before:
-            number, handler = self._before.popitem()
-            signal.signal(number, handler)

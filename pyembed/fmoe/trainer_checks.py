@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from _fmoe import DataLoader, Optimizer
@@ -20,6 +21,7 @@ def check_trainer(
     save_every: int | None,
     log_every: int,
     max_skipped_steps: int,
+    max_seconds: float | None,
 ) -> None:
     """ValueError: the argument, its value, and what is wanted."""
     for name, value in (("eval_every", eval_every), ("save_every", save_every)):
@@ -30,6 +32,12 @@ def check_trainer(
     if not isinstance(max_skipped_steps, int) or max_skipped_steps < 0:
         raise ValueError(
             f"Trainer: max_skipped_steps={max_skipped_steps!r} is not allowed: 0 and more is"
+        )
+    if max_seconds is not None and not (
+        isinstance(max_seconds, (int, float)) and 0 < max_seconds < math.inf
+    ):
+        raise ValueError(
+            f"Trainer: max_seconds={max_seconds!r} is not allowed: None or a number above 0 is"
         )
     if optimizer.micro_batches != loader.micro_batches:
         raise ValueError(

@@ -130,7 +130,7 @@ static void check_steps(test *t, const fm_optim_config *c) {
     for (int step = 1; step <= 12; step++) {
         float factor = step % 3 == 0 ? 0.01f : 1.5f; /* with and without clipping */
         EXPECT_OK(t, backward(t->ctx, &m, o, factor));
-        EXPECT_OK(t, fm_optim_step(o, false, &info));
+        EXPECT_OK(t, fm_optim_step(o, 0, &info));
         reference(c, p, mom, v, step, factor);
         EXPECT(t, fabs(info.lr - c->lr * fm_schedule_factor(&c->schedule, step)) < 1e-12, "lr");
         for (int k = 0; k < 2; k++) {
@@ -178,12 +178,12 @@ static void micro_batches(test *t) {
         EXPECT_OK(t, backward(t->ctx, &m, o, split ? 1 : 2));
         if (split) {
             EXPECT(t, m.params->clock.micro == 1, "the model's clock counts micro-batches");
-            EXPECT_ERROR(t, fm_optim_step(o, false, &info), FM_ERR_STATE, "1 backwards",
+            EXPECT_ERROR(t, fm_optim_step(o, 0, &info), FM_ERR_STATE, "1 backwards",
                          "micro_batches is 2");
             EXPECT_OK(t, backward(t->ctx, &m, o, 3));
         }
         EXPECT_ERROR(t, backward(t->ctx, &m, o, 1), FM_ERR_STATE, "call step first");
-        EXPECT_OK(t, fm_optim_step(o, false, &info));
+        EXPECT_OK(t, fm_optim_step(o, 0, &info));
         EXPECT(t, m.params->clock.micro == 0 && m.params->clock.step == 1, "and steps");
         losses[split] = info.loss;
         EXPECT_OK(t, fm_param_get_values(m.params, m.params->items[0], values[split], N));
@@ -205,15 +205,15 @@ static void skipped(test *t) {
     EXPECT_OK(t, model_new(t->ctx, &m, FM_BF16));
     EXPECT_OK(t, fm_optim_new(t->ctx, &c, m.mesh, &m.params, 1, &o));
     EXPECT_OK(t, backward(t->ctx, &m, o, 1));
-    EXPECT_OK(t, fm_optim_step(o, false, &info));
+    EXPECT_OK(t, fm_optim_step(o, 0, &info));
     EXPECT_OK(t, fm_param_get_values(m.params, m.params->items[0], before, N));
     EXPECT_OK(t, backward(t->ctx, &m, o, INFINITY));
-    EXPECT_OK(t, fm_optim_step(o, false, &info));
+    EXPECT_OK(t, fm_optim_step(o, 0, &info));
     EXPECT(t, info.skipped && o->step == 1, "step %d, skipped %d", (int)o->step, info.skipped);
     EXPECT_OK(t, fm_param_get_values(m.params, m.params->items[0], after, N));
     EXPECT(t, memcmp(before, after, sizeof before) == 0, "a skipped step moved a weight");
     EXPECT_OK(t, backward(t->ctx, &m, o, 1));
-    EXPECT_OK(t, fm_optim_step(o, false, &info));
+    EXPECT_OK(t, fm_optim_step(o, 0, &info));
     EXPECT(t, !info.skipped && o->step == 2, "the step after");
     EXPECT_OK(t, fm_param_get_values(m.params, m.params->items[0], after, N));
     EXPECT(t, memcmp(before, after, sizeof before) != 0, "nothing moves any more");
@@ -240,7 +240,7 @@ static void frozen(test *t) {
             EXPECT_OK(t, model_new(t->ctx, &m, FM_F32));
             EXPECT_OK(t, fm_optim_new(t->ctx, &c, m.mesh, &m.params, 1, &o));
             EXPECT_OK(t, backward(t->ctx, &m, o, 1));
-            EXPECT_OK(t, fm_optim_step(o, false, &info));
+            EXPECT_OK(t, fm_optim_step(o, 0, &info));
             fm_param *p = m.params->items[which], *other = m.params->items[!which];
             size_t at = (size_t)p->offset;
             for (int step = 0; step < 3; step++) {
@@ -256,7 +256,7 @@ static void frozen(test *t) {
                     double g = which == 1 ? 3 * (double)value2[i] : 1.5;
                     squares += g * g;
                 }
-                EXPECT_OK(t, fm_optim_step(o, false, &info));
+                EXPECT_OK(t, fm_optim_step(o, 0, &info));
                 EXPECT(t, fabs(info.grad_norm - sqrt(squares)) < 1e-5 * info.grad_norm,
                        "norm %g, without the frozen one %g", info.grad_norm, sqrt(squares));
                 EXPECT_OK(t, fm_param_get_values(m.params, p, value2, N));
@@ -272,7 +272,7 @@ static void frozen(test *t) {
             }
             p->weight->requires_grad = true; /* thawed, it goes on */
             EXPECT_OK(t, backward(t->ctx, &m, o, 1));
-            EXPECT_OK(t, fm_optim_step(o, false, &info));
+            EXPECT_OK(t, fm_optim_step(o, 0, &info));
             EXPECT_OK(t, fm_param_get_values(m.params, p, value2, N));
             EXPECT(t, memcmp(value, value2, sizeof value) != 0, "'%s' stays frozen", p->spec.name);
             fm_optim_free(o);
@@ -295,7 +295,7 @@ static void no_gradient(test *t) {
     EXPECT_OK(t, fm_sum(t->ctx, &loss, m.b, 1));
     EXPECT_OK(t, fm_optim_backward(o, loss, loss));
     fm_tensor_free(loss);
-    EXPECT_OK(t, fm_optim_step(o, false, &info));
+    EXPECT_OK(t, fm_optim_step(o, 0, &info));
     EXPECT(t, fabs(info.grad_norm - sqrt(N)) < 1e-6, "norm %g", info.grad_norm);
     EXPECT_OK(t, fm_param_get_values(m.params, m.params->items[0], after, N));
     for (int i = 0; i < N; i++)

@@ -67,7 +67,7 @@ out:
 static fm_status train_step(fm_ctx *ctx, trainer *r, fm_step_info *info) {
     int64_t n = r->o->config.micro_batches, each = BATCH / n;
     for (int64_t i = 0; i < n; i++) FM_TRY(micro_batch(ctx, r, i * each, each));
-    return fm_optim_step(r->o, false, info);
+    return fm_optim_step(r->o, 0, info);
 }
 
 /* 1, 2 and 4 micro-batches of one batch take the same steps, to rounding. */
@@ -153,7 +153,7 @@ static void two_models(test *t) {
                 EXPECT_OK(t, train_step(t->ctx, &r[1], &info));
             t->ctx->own_clock = (fm_clock){(uint32_t)(together * 7), (uint32_t)together};
             EXPECT_OK(t, micro_batch(t->ctx, &r[0], 2, 2));
-            EXPECT_OK(t, fm_optim_step(r[0].o, false, &info));
+            EXPECT_OK(t, fm_optim_step(r[0].o, 0, &info));
             if (!together) alone[i] = info.loss;
             EXPECT(t, info.loss == alone[i], "step %d: loss %.9g, alone %.9g", i, info.loss,
                    alone[i]);
@@ -180,7 +180,7 @@ static void replay(test *t) {
         EXPECT_OK(t, fm_gpt_forward(r.m, x, y, &out));
         if (moved) fm_optim_restart(r.o, 5);
         EXPECT_OK(t, fm_optim_backward(r.o, out.loss, out.lm_loss));
-        EXPECT_OK(t, fm_optim_step(r.o, false, &info));
+        EXPECT_OK(t, fm_optim_step(r.o, 0, &info));
         norm[moved] = info.grad_norm;
         fm_gpt_out_free(&out);
         fm_tensor_free(x);
