@@ -20,7 +20,11 @@ typedef struct fm_gate_in {
 typedef struct fm_gate_out {
     fm_tensor *indices; /* int32 [T, k] */
     fm_tensor *scores;  /* fp32 [T, k] */
-    fm_tensor *balance; /* [1] fp32 unweighted balance loss, perfect balance = 1; NULL: none */
+    /* fp32 [T, E]: what the layer makes the balance loss E·Σ f_e·P_e of, with f_e of all ranks' first choices
+     * (column 0 of indices) and P_e the mean of these; NULL: none. */
+    fm_tensor *probs;
+    fm_tensor
+        *balance; /* [1] fp32: a loss of the gate's own, unweighted, perfect balance = 1; or NULL */
 } fm_gate_out;
 
 typedef struct fm_gate {
@@ -44,13 +48,6 @@ void fm_gate_out_free(fm_gate_out *o);
 
 /* ---- what several gates need */
 
-/* The E·Σ f_e·P_e balance loss of Switch and GShard: f_e = fraction of tokens whose first choice
- * (column 0 of indices) is e, P_e = mean softmax probability; over all T tokens, or the mean over
- * the B sequences' own losses. Perfect balance gives 1. */
-fm_status fm_first_choice_balance(fm_ctx *ctx, fm_tensor **loss, fm_tensor *probs,
-                                  fm_tensor *indices, int64_t B, bool per_sequence);
-/* Column j of int32 [T, k], as [T, 1]. */
-fm_status fm_column(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices, int64_t j);
 /* A copy to drop choices in: the tape keeps the original (a dropped choice was still chosen, and the
  * softmax over the chosen has a gradient for it). */
 fm_status fm_copy_indices(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices);
@@ -66,11 +63,14 @@ void fm_host_release(const fm_ctx *ctx, void *host);
 
 /* ---- capacity: which choices keep their place; see docs/moe.md */
 
-/* Sets indices beyond capacity to -1, in place. C = ceil(factor·k·rows/E) per expert, rows being
- * those of the scope (all T, or each of the B sequences). by_score: the highest scores keep their
- * places (ties: earlier token); else the order is (token, choice). */
-fm_status fm_capacity_drop(fm_ctx *ctx, fm_tensor *indices, const fm_tensor *scores, int64_t E,
-                           int64_t B, double factor, bool per_sequence, bool by_score);
+/* C = ceil(factor·k·rows/E); a factor without bound: no bound. */
 int64_t fm_capacity(double factor, int64_t k, int64_t rows, int64_t E);
+/* Sets indices beyond the capacity of each expert to -1, in place; of all T rows, or of each of the B
+ * sequences by itself. by_score: the highest scores keep their places (ties: earlier token); else the order is
+ * (token, choice). before [E]: places that are taken already, by tokens of earlier ranks; NULL: none. Not
+ * with by_score. */
+fm_status fm_capacity_drop(fm_ctx *ctx, fm_tensor *indices, const fm_tensor *scores, int64_t E,
+                           int64_t B, int64_t capacity, bool per_sequence, bool by_score,
+                           const int64_t *before);
 
 #endif

@@ -25,21 +25,18 @@ out:
 }
 
 static fm_status forward(fm_ctx *ctx, fm_moe *m, const fm_gate_in *in, fm_gate_out *out) {
-    fm_tensor *top = NULL, *probs = NULL, *chosen = NULL;
+    fm_tensor *top = NULL, *chosen = NULL;
     fm_status status = FM_OK;
     FM_TRY_GOTO(fm_top_k(ctx, &top, &chosen, in->logits, 2));
     FM_TRY_GOTO(fm_copy_indices(ctx, &out->indices, chosen));
     /* softmax over E, taken at the two and renormalised, is the softmax over the two. */
     FM_TRY_GOTO(fm_softmax(ctx, &out->scores, top));
-    FM_TRY_GOTO(fm_softmax(ctx, &probs, in->logits));
-    FM_TRY_GOTO(fm_first_choice_balance(ctx, &out->balance, probs, out->indices, in->B,
-                                        m->config.aux_loss_scope == FM_SCOPE_SEQUENCE));
+    FM_TRY_GOTO(fm_softmax(ctx, &out->probs, in->logits));
     if (m->training && m->config.random_second)
         FM_TRY_GOTO(drop_second(ctx, m, out->indices, out->scores));
 out:
     fm_tensor_free(chosen);
     fm_tensor_free(top);
-    fm_tensor_free(probs);
     return status;
 }
 

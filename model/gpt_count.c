@@ -8,22 +8,11 @@ int64_t fm_gpt_num_parameters(const fm_gpt *m) {
     return n;
 }
 
-/* Parameters of a MoE layer, all of them. */
-static int64_t moe_parameters(const fm_moe *moe) {
-    const fm_tensor *sharded[] = {moe->up_w, moe->up_b, moe->down_w, moe->down_b};
-    const fm_tensor *whole[] = {moe->gate_w,      moe->gate_b,        moe->shared_up_w,
-                                moe->shared_up_b, moe->shared_down_w, moe->shared_down_b};
-    int64_t n = 0, ranks = moe->config.num_experts / moe->num_local_experts;
-    for (int i = 0; i < 4; i++) n += sharded[i] ? fm_numel(sharded[i]) * ranks : 0;
-    for (int i = 0; i < 6; i++) n += whole[i] ? fm_numel(whole[i]) : 0;
-    return n;
-}
-
 int64_t fm_gpt_num_active_parameters(const fm_gpt *m) {
     int64_t n = fm_gpt_num_parameters(m);
     for (int64_t i = 0; i < m->config.n_layer; i++) {
         const fm_moe *moe = m->blocks[i].moe;
-        if (moe) n += fm_moe_num_active_parameters(moe) - moe_parameters(moe);
+        if (moe) n += fm_moe_num_active_parameters(moe) - fm_moe_num_parameters(moe);
     }
     return n;
 }

@@ -101,8 +101,12 @@ fm_status fm_param_add(fm_param_set *s, const fm_param_spec *spec, fm_tensor **o
     return FM_OK;
 }
 
-/* [total rows of the boxes, the other dimensions of the first]. */
+/* [total rows of the boxes, the other dimensions of the first], where nothing else is said. */
 static void local_shape(const fm_placement *p, int64_t *shape) {
+    if (p->local_shape[0] > 0) {
+        memcpy(shape, p->local_shape, sizeof p->local_shape);
+        return;
+    }
     for (int d = 0; d < p->ndim; d++) shape[d] = p->boxes[0].stop[d] - p->boxes[0].start[d];
     for (int i = 1; i < p->n_boxes; i++) shape[0] += p->boxes[i].stop[0] - p->boxes[i].start[0];
 }

@@ -17,17 +17,19 @@ typedef struct fm_box {
     int64_t start[FM_MAX_DIMS], stop[FM_MAX_DIMS];
 } fm_box;
 
-enum { FM_MAX_BOXES = 8 };
+enum { FM_MAX_BOXES = 64 };
 
 /* Where this rank's slice lies. Its elements are those of the boxes, one box after another, each
- * row-major (a tensor-parallel slice of qkv is three boxes). A weight's boxes differ in dimension 0
- * only, so that its local array is a tensor; a flat ZeRO fragment's may differ in all. */
+ * row-major (a tensor-parallel slice of qkv is three boxes, one of stacked swiglu experts two an expert). A
+ * weight's local array is a tensor: its boxes differ in dimension 0 only, or local_shape says what
+ * they are together. */
 typedef struct fm_placement {
     int ndim;
     int64_t global_shape[FM_MAX_DIMS];
     int n_boxes;
     fm_box boxes[FM_MAX_BOXES];
     fm_replicas replicas;
+    int64_t local_shape[FM_MAX_DIMS]; /* of as many elements; local_shape[0] 0: as the boxes say */
 } fm_placement;
 
 /* How a parameter starts: drawn by global element index, so the layout does not matter. */
