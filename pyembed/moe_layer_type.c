@@ -131,7 +131,9 @@ static PyObject *call(PyObject *o, PyObject *args, PyObject *kwargs) {
     if (!fm_options_parse(&call_options, args, kwargs, &a) || !fm_call_begin(&c)) return NULL;
     const fm_clock *clock = fm_clock_enter(c.ctx, &self->params->clock);
     fm_mesh *mesh = fm_mesh_of(self->mesh);
-    fm_rows outer = fm_rows_enter(c.ctx, fm_mesh_rows(mesh, 1, fm_rows_of(a.x) * mesh->config.tp));
+    int64_t B = a.x->ndim == 3 && fm_numel(a.x) > 0 ? a.x->shape[0] : 1;
+    fm_rows outer = fm_rows_enter(c.ctx,
+                                  fm_mesh_rows(mesh, B, fm_rows_of(a.x) / B * mesh->config.tp));
     fm_status s = a.ids ? fm_as_int32(c.ctx, a.ids, "MoELayer: token_ids", &ids) : FM_OK;
     if (s == FM_OK) s = fm_moe_forward(c.ctx, self->layer, a.x, ids, &out);
     if (s == FM_OK) s = fm_moe_aux_loss(c.ctx, self->layer, &out, 1, &aux);
