@@ -5,12 +5,20 @@
 
 #include <stdlib.h>
 
+/* With etp > 1 the results are partial, and summed: only one of them has the bias. The others add 0 times theirs,
+ * so that it has a gradient on every rank (0 there), and in time for the reduction. */
 static fm_status experts(fm_ctx *ctx, const fm_moe *m, fm_tensor *x, const fm_moe_map *map,
                          fm_tensor **y) {
-    /* With etp > 1 the results are partial, and summed: the bias is added once. */
-    fm_tensor *down_b = m->mesh->at.etp_rank == 0 ? m->down_b : NULL;
-    return fm_feed_forward(ctx, y, x, map->offsets, m->up_w, m->up_b, m->down_w, down_b,
-                           m->config.activation);
+    fm_tensor *down_b = fm_tensor_retain(m->down_b);
+    fm_status status = FM_OK;
+    if (down_b && m->mesh->at.etp_rank > 0) {
+        fm_tensor_free(down_b);
+        FM_TRY(fm_scale(ctx, &down_b, m->down_b, 0.0f));
+    }
+    status = fm_feed_forward(ctx, y, x, map->offsets, m->up_w, m->up_b, m->down_w, down_b,
+                             m->config.activation);
+    fm_tensor_free(down_b);
+    return status;
 }
 
 /* What the shared experts make of every token. */

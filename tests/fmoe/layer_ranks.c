@@ -197,7 +197,7 @@ static void compare_parameters(test *t, layer *l, layer *one, double tolerance) 
         fm_comm *replicas = fm_mesh_replicas(l->mesh, place->replicas);
         double difference = 0, size = 0;
         float sums[2];
-        if (!p->weight->grad_is_set) EXPECT_OK(t, fm_tensor_zero(t->ctx, p->weight->grad));
+        EXPECT(t, p->weight->grad_is_set, ON_MESH "%s has no gradient", MESH, p->spec.name);
         EXPECT_OK(t, fm_all_reduce_now(replicas, t->ctx, FM_F32, p->weight->grad->data, p->numel,
                                        FM_SUM));
         for (int64_t j = 0; j < p->numel; j++) {
