@@ -2,6 +2,7 @@
 #include "tensor/seconds.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct link {
@@ -74,4 +75,19 @@ fm_status fm_comm_throttled(fm_ctx *ctx, fm_comm *inner, double latency, double 
     }
     *l = (link){inner, latency, bandwidth, 0};
     return fm_comm_new(ctx, &transport, l, inner->rank, inner->size, out);
+}
+
+fm_status fm_throttle_read(fm_error *err, const char *text, double *latency, double *bandwidth) {
+    double us, gb;
+    int used = 0;
+    bool two = sscanf(text, "%lf ,%lf %n", &us, &gb, &used) == 2 && text[used] == 0;
+    if (!two || !(us >= 0) || isinf(us) || !(gb > 0))
+        return fm_fail(
+            err, FM_ERR_VALUE,
+            "'%s' is no throttle: \"latency_us,GB_per_s\" is, with a latency of at least "
+            "0 and a bandwidth above 0",
+            text);
+    *latency = us * 1e-6;
+    *bandwidth = gb * 1e9;
+    return FM_OK;
 }

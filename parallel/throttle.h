@@ -12,4 +12,8 @@
 fm_status fm_comm_throttled(fm_ctx *ctx, fm_comm *inner, double latency, double bandwidth,
                             fm_comm **out);
 
+/* Reads "latency_us,GB_per_s", two numbers ("20,1.25": 20 microseconds and 1.25e9 bytes per second), into
+ * what fm_comm_throttled takes. FM_ERR_VALUE: it is not of that form. */
+fm_status fm_throttle_read(fm_error *err, const char *text, double *latency, double *bandwidth);
+
 #endif

@@ -191,6 +191,7 @@ class Mesh:
     def __init__(
         self, *, tp: int = 1, pp: int = 1, ep: int = 1, etp: int = 1, zero: int = 1
     ) -> None: ...
+    def comm_stats(self, *, reset: bool = False) -> list[dict[str, Any]]: ...
     dp: int
     dp_rank: int
     edp: int

@@ -1,4 +1,5 @@
 #include "pyembed/host.h"
+#include "parallel/throttle.h"
 #include "pyembed/mesh_type.h"
 
 #include <omp.h>
@@ -26,6 +27,17 @@ int fm_host_start(const char *device) {
     return fm_launch(h);
 }
 
+/* FMOE_THROTTLE="latency_us,GB_per_s": a slower network than there is, for measuring. */
+static fm_status throttle_world(fm_host *h) {
+    const char *text = getenv("FMOE_THROTTLE");
+    double latency, bandwidth;
+    if (!text || !*text || h->world_size == 1) return FM_OK;
+    fm_status s = fm_throttle_read(&h->ctx->error, text, &latency, &bandwidth);
+    if (s != FM_OK) return fm_fail_context(&h->ctx->error, s, "FMOE_THROTTLE");
+    fm_comm *world = h->world;
+    return fm_comm_throttled(h->ctx, world, latency, bandwidth, &h->world);
+}
+
 fm_status fm_host_open(fm_error *err) {
     fm_host *h = &fm_the_host;
     if (h->ctx) return FM_OK;
@@ -35,8 +47,11 @@ fm_status fm_host_open(fm_error *err) {
     FM_TRY(fm_ctx_new(h->device, err, h->why, sizeof h->why, &h->ctx));
     h->ctx->seed = h->seed;
     fm_status s = h->mpi ? fm_comm_mpi(h->mpi, h->ctx, &h->world) : fm_comm_self(h->ctx, &h->world);
+    if (s == FM_OK) s = throttle_world(h);
     if (s != FM_OK) {
         *err = h->ctx->error;
+        fm_comm_free(h->world);
+        h->world = NULL;
         fm_ctx_free(h->ctx);
         h->ctx = NULL;
     }
