@@ -18,10 +18,28 @@ const fm_gate *fm_gate_find(const char *name) {
 
 void fm_gate_out_free(fm_gate_out *o) {
     fm_tensor_free(o->indices);
+    fm_tensor_free(o->chosen);
     fm_tensor_free(o->scores);
     fm_tensor_free(o->probs);
     fm_tensor_free(o->balance);
     *o = (fm_gate_out){0};
+}
+
+fm_status fm_gate_choose(fm_ctx *ctx, const fm_gate_in *in, int64_t k, fm_tensor **values,
+                         fm_tensor **chosen) {
+    if (!in->replayed) return fm_top_k(ctx, values, chosen, in->logits, k);
+    *values = NULL;
+    FM_TRY(fm_copy_indices(ctx, chosen, in->replayed));
+    int32_t *e = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(fm_host_view(ctx, *chosen, (void **)&e));
+    for (int64_t i = 0; i < in->T * k; i++) e[i] = e[i] < -1 ? -2 - e[i] : e[i];
+    FM_TRY_GOTO(fm_host_commit(ctx, *chosen, e));
+    FM_TRY_GOTO(fm_gather_cols(ctx, values, in->logits, *chosen));
+out:
+    fm_host_release(ctx, e);
+    if (status != FM_OK) fm_tensor_free(*chosen), *chosen = NULL;
+    return status;
 }
 
 fm_status fm_copy_indices(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices) {

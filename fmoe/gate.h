@@ -14,11 +14,15 @@ typedef struct fm_gate_in {
     fm_tensor *x;         /* [T, d] float: the layer's input */
     fm_tensor *logits;    /* fp32 [T, E] = x gate_wᵀ + gate_b; NULL for gates with own_router */
     fm_tensor *token_ids; /* int32 [T]; may be NULL */
-    int64_t T, B;         /* B sequences of T / B rows */
+    /* int32 [T, k]: choices to follow instead of one's own, as in routing_log.h; NULL: none. Not for gates with
+     * own_router. */
+    fm_tensor *replayed;
+    int64_t T, B; /* B sequences of T / B rows */
 } fm_gate_in;
 
 typedef struct fm_gate_out {
     fm_tensor *indices; /* int32 [T, k] */
+    fm_tensor *chosen;  /* int32 [T, k]: before choices were drawn away; NULL: indices */
     fm_tensor *scores;  /* fp32 [T, k] */
     /* fp32 [T, E]: what the layer makes the balance loss E·Σ f_e·P_e of, with f_e of all ranks' first choices
      * (column 0 of indices) and P_e the mean of these; NULL: none. */
@@ -48,6 +52,10 @@ void fm_gate_out_free(fm_gate_out *o);
 
 /* ---- what several gates need */
 
+/* The k largest logits of each token, or those that in->replayed names: *values [T, k], differentiable where
+ * gradients are enabled, and *chosen int32 [T, k]. */
+fm_status fm_gate_choose(fm_ctx *ctx, const fm_gate_in *in, int64_t k, fm_tensor **values,
+                         fm_tensor **chosen);
 /* A copy to drop choices in: the tape keeps the original (a dropped choice was still chosen, and the
  * softmax over the chosen has a gradient for it). */
 fm_status fm_copy_indices(fm_ctx *ctx, fm_tensor **out, const fm_tensor *indices);

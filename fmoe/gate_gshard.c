@@ -24,18 +24,34 @@ out:
     return status;
 }
 
-static fm_status forward(fm_ctx *ctx, fm_moe *m, const fm_gate_in *in, fm_gate_out *out) {
-    fm_tensor *top = NULL, *chosen = NULL;
+/* Drops those that were dropped when the routing was recorded. */
+static fm_status drop_replayed(fm_ctx *ctx, const fm_tensor *replayed, fm_tensor *indices) {
+    int32_t *index = NULL, *recorded = NULL;
     fm_status status = FM_OK;
-    FM_TRY_GOTO(fm_top_k(ctx, &top, &chosen, in->logits, 2));
-    FM_TRY_GOTO(fm_copy_indices(ctx, &out->indices, chosen));
+    FM_TRY_GOTO(fm_host_view(ctx, indices, (void **)&index));
+    FM_TRY_GOTO(fm_host_view(ctx, replayed, (void **)&recorded));
+    for (int64_t i = 0; i < fm_numel(indices); i++)
+        if (recorded[i] < 0) index[i] = -1;
+    FM_TRY_GOTO(fm_host_commit(ctx, indices, index));
+out:
+    fm_host_release(ctx, recorded);
+    fm_host_release(ctx, index);
+    return status;
+}
+
+static fm_status forward(fm_ctx *ctx, fm_moe *m, const fm_gate_in *in, fm_gate_out *out) {
+    fm_tensor *top = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(fm_gate_choose(ctx, in, 2, &top, &out->chosen));
+    FM_TRY_GOTO(fm_copy_indices(ctx, &out->indices, out->chosen));
     /* softmax over E, taken at the two and renormalised, is the softmax over the two. */
     FM_TRY_GOTO(fm_softmax(ctx, &out->scores, top));
     FM_TRY_GOTO(fm_softmax(ctx, &out->probs, in->logits));
-    if (m->training && m->config.random_second)
+    if (in->replayed)
+        FM_TRY_GOTO(drop_replayed(ctx, in->replayed, out->indices));
+    else if (m->training && m->config.random_second)
         FM_TRY_GOTO(drop_second(ctx, m, out->indices, out->scores));
 out:
-    fm_tensor_free(chosen);
     fm_tensor_free(top);
     return status;
 }

@@ -6,7 +6,7 @@
 static fm_status forward(fm_ctx *ctx, fm_moe *m, const fm_gate_in *in, fm_gate_out *out) {
     fm_tensor *top = NULL;
     fm_status status = FM_OK;
-    FM_TRY_GOTO(fm_top_k(ctx, &top, &out->indices, in->logits, m->config.top_k));
+    FM_TRY_GOTO(fm_gate_choose(ctx, in, m->config.top_k, &top, &out->indices));
     FM_TRY_GOTO(fm_softmax(ctx, &out->scores, top));
 out:
     fm_tensor_free(top);

@@ -8,7 +8,7 @@ static fm_status forward(fm_ctx *ctx, fm_moe *m, const fm_gate_in *in, fm_gate_o
     fm_status status = FM_OK;
     /* Chosen by logits, not probabilities: softmax may round two of them to a tie. */
     bool was = fm_grad_enable(ctx, false);
-    status = fm_top_k(ctx, &top, &out->indices, in->logits, 1);
+    status = fm_gate_choose(ctx, in, 1, &top, &out->indices);
     fm_grad_enable(ctx, was);
     if (status != FM_OK) goto out;
     FM_TRY_GOTO(fm_softmax(ctx, &out->probs, in->logits));

@@ -1,6 +1,7 @@
 #include "fmoe/moe.h"
 
 #include "fmoe/census.h"
+#include "fmoe/routing_log.h"
 #include "parallel/tape_collectives.h"
 
 #include <math.h>
@@ -68,6 +69,7 @@ static fm_status route(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_id
     double balance = 0;
     fm_status status = FM_OK;
     const fm_moe_config *c = &m->config;
+    fm_gate_in in = {.x = x, .token_ids = token_ids, .T = fm_rows_of(x), .B = B};
     if (!m->gate->own_router) {
         if (m->training && c->jitter > 0)
             FM_TRY_GOTO(jitter(ctx, m, x, &router_in));
@@ -76,8 +78,10 @@ static fm_status route(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_id
         FM_TRY_GOTO(fm_linear(ctx, &logits, router_in, m->gate_w, m->gate_b, FM_ACT_NONE));
         if (c->z_loss_weight > 0) FM_TRY_GOTO(fm_z_loss(ctx, &out->z, logits, 1.0f));
     }
-    fm_gate_in in = {.x = x, .logits = logits, .token_ids = token_ids, .T = fm_rows_of(x), .B = B};
+    in.logits = logits;
+    FM_TRY_GOTO(fm_routing_recall(ctx, m, in.T, &in.replayed));
     FM_TRY_GOTO(m->gate->forward(ctx, m, &in, gate));
+    FM_TRY_GOTO(fm_routing_note(ctx, m, gate));
     FM_TRY_GOTO(check_scores(ctx, gate));
     FM_TRY_GOTO(fm_census_take(ctx, m, &in, gate, out->z, census, &out->balance));
     if (out->balance) FM_TRY_GOTO(fm_tensor_item(ctx, out->balance, &balance));
@@ -85,6 +89,7 @@ static fm_status route(fm_ctx *ctx, fm_moe *m, fm_tensor *x, fm_tensor *token_id
 out:
     fm_tensor_free(router_in);
     fm_tensor_free(logits);
+    fm_tensor_free(in.replayed);
     return status;
 }
 

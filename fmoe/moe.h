@@ -84,6 +84,11 @@ typedef struct fm_moe {
     fm_tensor *last_indices, *last_scores; /* int32 [T, k], -1 = none; fp32 [T, k] */
     fm_tensor *last_counts;                /* int32 [E], after drops, of all ranks */
     fm_moe_stats stats;
+    /* routing_log.h: what it records into or replays from (borrowed; NULL: neither), as which layer; the clock of
+     * its last forward, and how many it had by it before that one */
+    struct fm_routing_log *log;
+    int log_layer, log_pass;
+    fm_clock log_clock;
 } fm_moe;
 
 /* Experts are sharded: ep rank r holds [r·E/ep, (r+1)·E/ep) of them, and of each, etp rank q the q-th 1/etp of its
