@@ -61,13 +61,19 @@ static bool read_result(PyObject *result, const fm_moe *m, int64_t T, fm_gate_ou
            (loss == Py_None || take(loss, m->name, "loss", FM_F32, T, 0, &out->balance));
 }
 
+static _Thread_local fm_mesh *mesh_of_gate; /* of the gate whose forward this thread is in */
+fm_mesh *fm_py_gate_mesh(void) { return mesh_of_gate; }
+
 static PyObject *call(PyObject *instance, const fm_moe *m, const fm_gate_in *in) {
     if (PyObject_SetAttrString(instance, "training", m->training ? Py_True : Py_False) < 0)
         return NULL;
     PyObject *x = fm_py_tensor_new(fm_tensor_retain(in->x));
     PyObject *ids = in->token_ids ? fm_py_tensor_new(fm_tensor_retain(in->token_ids))
                                   : Py_NewRef(Py_None);
+    fm_mesh *outer = mesh_of_gate;
+    mesh_of_gate = m->mesh;
     PyObject *result = x && ids ? PyObject_CallMethod(instance, "forward", "OO", x, ids) : NULL;
+    mesh_of_gate = outer;
     Py_XDECREF(x);
     Py_XDECREF(ids);
     return result;

@@ -147,9 +147,10 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__fmoe(void) {
     static int (*const parts[])(PyObject *) = {
-        fm_add_exceptions, fm_add_tensor,     fm_add_parameter, fm_add_ops,      fm_add_moe_ops,
-        fm_add_mesh,       fm_add_moe,        fm_add_moe_layer, fm_add_gpt,      fm_add_optim,
-        fm_add_data,       fm_add_checkpoint, fm_add_peak,      fm_add_op_times, fm_add_agree,
+        fm_add_exceptions,  fm_add_tensor, fm_add_parameter, fm_add_ops,
+        fm_add_moe_ops,     fm_add_mesh,   fm_add_moe,       fm_add_moe_layer,
+        fm_add_routing_log, fm_add_gpt,    fm_add_optim,     fm_add_data,
+        fm_add_checkpoint,  fm_add_peak,   fm_add_op_times,  fm_add_agree,
     };
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;

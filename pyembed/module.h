@@ -44,6 +44,7 @@ int fm_add_moe_ops(PyObject *module);
 int fm_add_mesh(PyObject *module);
 int fm_add_moe(PyObject *module);
 int fm_add_moe_layer(PyObject *module);
+int fm_add_routing_log(PyObject *module);
 int fm_add_gpt(PyObject *module);
 int fm_add_optim(PyObject *module);
 int fm_add_data(PyObject *module);

@@ -259,6 +259,10 @@ static PyTypeObject layer_type = {
     .tp_getset = getset,
 };
 
+fm_moe *fm_py_layer_moe(PyObject *o) {
+    return PyObject_TypeCheck(o, &layer_type) ? ((py_layer *)o)->layer : NULL;
+}
+
 int fm_add_moe_layer(PyObject *module) {
     layer_type.tp_doc = fm_options_doc(&options);
     if (!layer_type.tp_doc || PyStructSequence_InitType2(&routing_type, &routing_desc) < 0 ||

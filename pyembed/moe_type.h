@@ -24,6 +24,9 @@ typedef struct fm_py_moe {
 
 extern PyTypeObject fm_moe_type;
 
+/* The layer of a fmoe.MoELayer; NULL: o is none. Borrowed. */
+fm_moe *fm_py_layer_moe(PyObject *o);
+
 /* ---- gates written in Python (gate_bridge.c) */
 
 /* A fm_gate that calls Python objects, one for each layer. Must not move. */
@@ -38,6 +41,8 @@ bool fm_py_gate_init(fm_py_gate *g, PyObject *class_);
  * number in the model, or None) set before. */
 bool fm_py_gate_add(fm_py_gate *g, PyObject *class_, const char *name, PyObject *layer,
                     int64_t d_model, const fm_moe_config *config, PyObject *mesh);
+/* Of the gate whose forward this thread runs; NULL outside of gates. */
+fm_mesh *fm_py_gate_mesh(void);
 void fm_py_gate_clear(fm_py_gate *g);
 /* Appends (name.gate.X, Parameter) of every gate to `list`; -1 with an exception set. `skip` leading
  * bytes of each layer's name are left out. */

@@ -1,5 +1,6 @@
 /* Routing: top-k, permutation, grouped products; and the collectives. */
 #include "pyembed/mesh_type.h"
+#include "pyembed/moe_type.h"
 #include "pyembed/ops.h"
 
 #include "parallel/tape_collectives.h"
@@ -206,15 +207,20 @@ FM_OP(z_loss, z_options, fm_z_loss(c.ctx, &y, a.x, 1.0f))
 #define GROUPS "world|dp|tp|pp|ep|etp|edp"
 #define GROUP_ROWS(initial)                                                                        \
     FM_ARG_CHOICE("group", GROUPS, initial, "the ranks that take part"),                           \
-        FM_ARG_OBJECT("mesh", object, "Mesh | None", "None",                                       \
-                      "whose groups; None: a mesh in which all ranks are dp")
+        FM_ARG_OBJECT(                                                                             \
+            "mesh", object, "Mesh | None", "None",                                                 \
+            "whose groups; None: in a gate's forward the gate's, else one in which all ranks are " \
+            "dp")
 
 /* The communicator that was chosen; NULL with an exception set. */
 static fm_comm *group_of(const fm_op_args *a, const char *what) {
-    PyObject *o = fm_py_mesh_or_default(a->object, what);
-    if (!o) return NULL;
-    const fm_mesh *m = fm_mesh_of(o);
-    Py_DECREF(o); /* meshes live until the end */
+    const fm_mesh *m = a->object && a->object != Py_None ? NULL : fm_py_gate_mesh();
+    if (!m) {
+        PyObject *o = fm_py_mesh_or_default(a->object, what);
+        if (!o) return NULL;
+        m = fm_mesh_of(o);
+        Py_DECREF(o); /* meshes live until the end */
+    }
     fm_comm *const groups[] = {m->world_comm, m->dp_comm,  m->tp_comm, m->pp_comm,
                                m->ep_comm,    m->etp_comm, m->edp_comm};
     return groups[a->choice];

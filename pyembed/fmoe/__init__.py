@@ -24,6 +24,7 @@ from _fmoe import (
     Optimizer,
     Parameter,
     Routing,
+    RoutingLog,
     Schedule,
     StepInfo,
     Tensor,
@@ -69,6 +70,7 @@ from ._overload import linear
 from .checkpointer import Checkpointer, checkpoint_info
 from .gate import Gate
 from .module import Module, no_grad
+from .routing import read_routing, record, replay
 from .schedules import constant, cosine, inverse_sqrt, wsd
 from .trainer import Trainer
 
@@ -94,6 +96,7 @@ __all__ = [
     "Optimizer",
     "Parameter",
     "Routing",
+    "RoutingLog",
     "Schedule",
     "StepInfo",
     "Tensor",
@@ -128,6 +131,9 @@ __all__ = [
     "mul",
     "no_grad",
     "rank",
+    "read_routing",
+    "record",
+    "replay",
     "reshape",
     "rms_norm",
     "rope",

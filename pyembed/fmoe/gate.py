@@ -33,5 +33,8 @@ class Gate(Module):
         indices: int32 [T, top_k], -1 = not taken. scores: float32 [T, top_k], differentiable;
         NaN is refused.
         loss: float32 of one element, the unweighted balance loss (1 at perfect balance), or None.
+
+        On several ranks x is this rank's tokens, and the mean of the ranks' losses counts. The
+        groups of fmoe.all_reduce and its like are self.mesh's here; all ranks call them alike.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
