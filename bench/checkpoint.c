@@ -97,7 +97,7 @@ int main(int argc, char **argv) {
     memcpy(block, data, BLOCK);
     for (int i = 0; i < n; i++) {
         arrays[i] = (fm_ckpt_array){.group = i % 3 ? FM_CKPT_OPTIM : FM_CKPT_DENSE,
-                                    .placement = &p,
+                                    .region = fm_region_of(&p),
                                     .data = data + (int64_t)i * ROWS * COLS};
         snprintf(arrays[i].name, sizeof arrays[i].name, "%slayers.%d.weight",
                  i % 3 == 0   ? ""
@@ -105,7 +105,7 @@ int main(int argc, char **argv) {
                               : "adamw.v/",
                  i / 3);
     }
-    fm_ckpt_content content = {1, n, arrays, "{}"};
+    fm_ckpt_content content = {1, n, arrays, "{}", NULL};
     double save[2][MAX_ROUNDS], stall[MAX_ROUNDS], read_[2][MAX_ROUNDS];
     for (int r = -1; r < rounds; r++) { /* the first round warms up */
         int at = r < 0 ? 0 : r;

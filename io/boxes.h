@@ -1,7 +1,7 @@
 /* Arithmetic of boxes: which part of one box lies in another, and copying it. */
 #ifndef FM_IO_BOXES_H
 #define FM_IO_BOXES_H
-#include "parallel/param.h"
+#include "parallel/fragment.h"
 
 /* False where they share no element. */
 bool fm_box_intersect(int ndim, const fm_box *a, const fm_box *b, fm_box *out);

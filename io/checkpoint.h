@@ -5,32 +5,42 @@
  *   root/latest          one line
  *
  * docs/checkpoint-format.md specifies the files. What a checkpoint holds is a list of
- * named arrays, each with its placement; io knows no model and no optimiser.
+ * named arrays, each with the region of it that a rank has; io knows no model and no optimiser.
+ *
+ * Several ranks: each writes what it hands over into files of its own; rank 0 alone locks, commits and
+ * deletes. Calls marked "all ranks" are made by all ranks of the mesh's world together, and give all of
+ * them the same status and the same words, whichever rank failed. The writers' threads send no messages:
+ * rank 0 learns from files that the others are done.
  */
 #ifndef FM_IO_CHECKPOINT_H
 #define FM_IO_CHECKPOINT_H
-#include "parallel/param.h"
+#include "parallel/fragment.h"
 
 /* Which file an array goes to. */
 typedef enum fm_ckpt_group { FM_CKPT_DENSE, FM_CKPT_EXPERT, FM_CKPT_OPTIM } fm_ckpt_group;
 
-/* One array: fp32 in memory of the device; views of flat buffers. Names are unique:
- * "layers.0.attn.qkv.weight"; optimiser: "adamw.m/layers.0.attn.qkv.weight". */
+/* One array, or a piece of it: fp32 in memory of the device; views of flat buffers. Names:
+ * "layers.0.attn.qkv.weight"; optimiser: "adamw.m/layers.0.attn.qkv.weight". For saving they are unique
+ * on a rank, but for pieces that lie in different places of memory: those come one after another. */
 typedef struct fm_ckpt_array {
     char name[160];
     fm_ckpt_group group;
-    const fm_placement *placement;
-    void *data; /* local elements, fp32, device memory */
+    fm_region region; /* its boxes are borrowed; without boxes it is not there */
+    void *data;       /* the region's elements, fp32, device memory */
 } fm_ckpt_array;
 
 /* Longest state_json, in bytes with its end: what is saved can be loaded. */
 enum { FM_CKPT_STATE_LIMIT = 16 << 20 };
 
+/* What this rank hands over: it writes it. All ranks' arrays together hold every element once. */
 typedef struct fm_ckpt_content {
-    int64_t step;
-    int n_arrays;
+    int64_t step; /* the same on all ranks */
+    int n_arrays; /* may be 0 */
     fm_ckpt_array *arrays;
-    const char *state_json; /* sample position, schedule, seed, extra: one JSON object, UTF-8 */
+    const char
+        *state_json; /* sample position, schedule, seed, extra: one JSON object, UTF-8; of rank 0 */
+    /* of the model: the manifest and the files' names tell it; NULL: the checkpointer's */
+    const fm_mesh *mesh;
 } fm_ckpt_content;
 
 typedef struct fm_ckpt_config {
@@ -42,23 +52,33 @@ typedef struct fm_ckpt_config {
 
 typedef struct fm_checkpointer fm_checkpointer;
 
+/* The mesh is borrowed. */
 fm_status fm_checkpointer_new(fm_ctx *ctx, fm_mesh *mesh, const fm_ckpt_config *c,
                               fm_checkpointer **out);
-/* Waits for a save under way; its failure is lost unless fm_checkpointer_wait was called. */
+/* As fm_checkpointer_end; a failure is lost. NULL is legal. */
 void fm_checkpointer_free(fm_checkpointer *k);
 
-/* Copies everything to host memory (4 bytes an element until it is on disk: for AdamW three times
+/* All ranks. Copies everything to host memory (4 bytes an element until it is on disk: for AdamW three times
  * the masters), then writes in a thread; writes at once when not asynchronous, from where the arrays
  * are if that is host memory. A save still under way is finished
  * first; a failure of it is returned here, and this one has not begun. FM_ERR_VALUE: a name twice, a
  * step below 0, or not above the newest in the folder where that is not this run's own, or one that it
- * went back from (see fm_checkpointer_loaded). FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
+ * went back from (see fm_checkpointer_loaded). FM_ERR_STATE: the ranks' arrays together do not hold each
+ * element once. FM_ERR_IO names file and reason; earlier checkpoints stay as they were. */
 fm_status fm_checkpointer_save(fm_ctx *ctx, fm_checkpointer *k, const fm_ckpt_content *content);
-/* Until the last save is on disk and committed; returns its failure, once. */
+/* All ranks. Until the last save is on disk and committed; returns its failure, once. */
 fm_status fm_checkpointer_wait(fm_ctx *ctx, fm_checkpointer *k);
-/* Commits a finished background save without waiting: call between steps. */
+/* Commits a finished background save without waiting and without messages: call between steps. Where
+ * there are several ranks a failure becomes a note of rank 0, and is returned by the next save or wait,
+ * on all ranks at once; alone it is returned here. */
 fm_status fm_checkpointer_poll(fm_ctx *ctx, fm_checkpointer *k);
-bool fm_checkpointer_busy(const fm_checkpointer *k); /* a save waits for one of the two */
+bool fm_checkpointer_busy(const fm_checkpointer *k); /* the last save's end was not told yet */
+/* As fm_checkpointer_wait, for the program's end, when other ranks may be gone: no messages. Rank 0
+ * commits when it finds that all have written; the others wait until it has. A rank from which nothing is
+ * seen for longer than the patience is a failure. */
+fm_status fm_checkpointer_end(fm_ctx *ctx, fm_checkpointer *k);
+/* Seconds without any progress of other ranks, seen in the files, that a wait bears; 600. */
+void fm_checkpointer_set_patience(fm_checkpointer *k, double seconds);
 
 /* The run goes on from `step`, which was loaded when `newest` was the newest in the folder. Saving a step
  * below `newest` is allowed from now on; the first save that is complete sets the steps above `step`
@@ -81,7 +101,7 @@ void fm_ckpt_close(fm_ckpt_reader *r);
 int64_t fm_ckpt_step(const fm_ckpt_reader *r);
 const char *fm_ckpt_state_json(const fm_ckpt_reader *r);
 const char *fm_ckpt_manifest_json(const fm_ckpt_reader *r);
-/* Fills want->data (device memory) with the elements of want->placement, whatever layout the writer had.
+/* Fills want->data (device memory) with the elements of want->region, whatever layout the writer had.
  * FM_ERR_CHECKPOINT names file and dataset: missing, other global shape, checksum, truncated; the
  * elements are then unspecified. */
 fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want);

@@ -61,6 +61,29 @@ fm_status fm_commit_lock(fm_error *err, fm_io_env *env, const char *root, int *l
     return fm_disk_lock(err, root, lock);
 }
 
+/* The largest number is the one to go on from, so a lower one must be a step back that somebody meant:
+ * of a run that loaded from here, and knows what it leaves. The same number replaces that checkpoint,
+ * which only the run that it belongs to may do; whoever has loaded or saved nothing here is another. */
+fm_status fm_commit_check_order(fm_error *err, const char *root, const fm_commit_plan *plan,
+                                int64_t step) {
+    fm_steps all = {0};
+    fm_status status = fm_steps_restore(err, root);
+    if (status == FM_OK) status = fm_steps_complete(err, root, &all);
+    int64_t newest = status == FM_OK && all.n > 0 ? all.items[all.n - 1] : -1;
+    free(all.items);
+    if (status != FM_OK || step > newest) return status;
+    const char *is = step == newest ? "there is already" : "it is below";
+    FM_REQUIRE(err, plan->from >= 0, FM_ERR_VALUE,
+               "%s step %lld, the newest in %s, from where nothing was loaded: two runs would be "
+               "mixed; save into another folder, or load first",
+               is, (long long)newest, root);
+    FM_REQUIRE(err, step >= plan->from && newest <= plan->seen, FM_ERR_VALUE,
+               "%s step %lld, the newest in %s, and step %lld was loaded or saved here last: save "
+               "into another folder, or load the step to go on from first",
+               is, (long long)newest, root, (long long)plan->from);
+    return FM_OK;
+}
+
 fm_status fm_commit_begin(fm_error *err, fm_io_env *env, const char *root, int64_t step,
                           char tmp[FM_PATH]) {
     FM_TRY(fm_disk_make_folders(err, env, root));

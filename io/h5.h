@@ -16,11 +16,15 @@ fm_status fm_h5_open(fm_error *err, const char *path, fm_h5 **out);
 /* Closes; for a written file an error means that its data is not on disk. NULL is legal. */
 fm_status fm_h5_close(fm_error *err, fm_h5 *h);
 
-/* Dataset `name` (with '/': in groups) of float32: the elements of the placement's boxes, one box
+/* Numbers in the attribute `boxes`, 2 ndim for each box: HDF5 keeps an attribute in 64 KB. */
+enum { FM_H5_BOX_NUMBERS = 8000 };
+
+/* Dataset `name` (with '/': in groups) of float32: the elements of the region's boxes, one box
  * after another. Its shape is [rows, ...] where the boxes agree in all dimensions but the first,
  * else [elements]. Chunks of about 1 MiB with fletcher32; gzip where compression > 0. Attributes:
- * global_shape int64 [ndim], boxes int64 [n, 2, ndim], dtype "float32". */
-fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_placement *p,
+ * global_shape int64 [ndim], boxes int64 [n, 2, ndim], dtype "float32". FM_ERR_VALUE: more boxes than
+ * an attribute holds. */
+fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_region *r,
                       const float *data, int compression);
 /* A UTF-8 string. */
 fm_status fm_h5_write_text(fm_error *err, fm_h5 *h, const char *name, const char *text);

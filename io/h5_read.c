@@ -5,7 +5,7 @@
 
 /* A hostile file may claim anything; beyond these it is refused. HDF5 takes a chunk's memory at
  * once. */
-enum { MAX_BOXES_READ = 64, MAX_CHUNK_BYTES = 64 << 20 };
+enum { MAX_CHUNK_BYTES = 64 << 20 };
 
 fm_status fm_h5_read_text(fm_error *err, fm_h5 *h, const char *name, size_t limit, char **out) {
     *out = NULL;
@@ -105,8 +105,7 @@ static const char *describe(hid_t dataset, fm_h5_array *a) {
     }
     free(shape);
     if (whole < 0) return "attribute global_shape is not a shape";
-    int64_t *flat = read_attribute(dataset, "boxes", 3, box_dims,
-                                   (hsize_t)MAX_BOXES_READ * 2 * FM_MAX_DIMS);
+    int64_t *flat = read_attribute(dataset, "boxes", 3, box_dims, FM_H5_BOX_NUMBERS);
     if (!flat || box_dims[1] != 2 || box_dims[2] != (hsize_t)a->ndim) {
         free(flat);
         return "attribute boxes is missing or wrong";
@@ -252,15 +251,24 @@ static bool read_stacked(fm_h5 *h, hid_t dataset, const fm_h5_array *a, int64_t 
     return read_slab(h, dataset, a->ndim, start, count, out);
 }
 
-/* A flat fragment: its box is read whole, then cut. */
+/* A flat fragment: of its box the rows (of dimension 0) that the part touches are read, then cut; or
+ * no more than the part, where it lies there in one run. */
 static bool read_flat(fm_h5 *h, hid_t dataset, const fm_h5_array *a, int64_t box,
                       const fm_box *part, float *out) {
-    hsize_t start = 0, count = (hsize_t)fm_box_numel(a->ndim, &a->boxes[box]);
+    const fm_box *whole = &a->boxes[box];
+    fm_box rows = *whole;
+    rows.start[0] = part->start[0];
+    rows.stop[0] = part->stop[0];
+    int64_t run = fm_box_run(a->ndim, whole, part);
+    const fm_box *read = run >= 0 ? part : &rows;
+    hsize_t start = (hsize_t)fm_box_run(a->ndim, whole, read);
+    hsize_t count = (hsize_t)fm_box_numel(a->ndim, read);
     for (int64_t i = 0; i < box; i++) start += (hsize_t)fm_box_numel(a->ndim, &a->boxes[i]);
-    float *whole = malloc((size_t)count * sizeof *whole);
-    bool good = whole && read_slab(h, dataset, 1, &start, &count, whole);
-    if (good) fm_box_copy(a->ndim, out, part, whole, &a->boxes[box], part);
-    free(whole);
+    if (run >= 0) return read_slab(h, dataset, 1, &start, &count, out);
+    float *piece = malloc((size_t)count * sizeof *piece);
+    bool good = piece && read_slab(h, dataset, 1, &start, &count, piece);
+    if (good) fm_box_copy(a->ndim, out, part, piece, &rows, part);
+    free(piece);
     return good;
 }
 

@@ -1,22 +1,23 @@
 #include "io/h5_internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 /* Large enough to stream, small enough that reading a slice does not read much more. */
 enum { CHUNK_ELEMENTS = 1 << 18 };
 
 /* The dataset's shape: see fm_h5_write. */
-static int dataset_shape(const fm_placement *p, hsize_t *dims) {
-    if (!fm_boxes_stack(p->ndim, p->boxes, p->n_boxes)) {
-        dims[0] = (hsize_t)fm_placement_numel(p);
+static int dataset_shape(const fm_region *r, hsize_t *dims) {
+    if (!fm_boxes_stack(r->ndim, r->boxes, r->n_boxes)) {
+        dims[0] = (hsize_t)fm_region_numel(r);
         return 1;
     }
     dims[0] = 0;
-    for (int i = 0; i < p->n_boxes; i++)
-        dims[0] += (hsize_t)(p->boxes[i].stop[0] - p->boxes[i].start[0]);
-    for (int d = 1; d < p->ndim; d++)
-        dims[d] = (hsize_t)(p->boxes[0].stop[d] - p->boxes[0].start[d]);
-    return p->ndim;
+    for (int64_t i = 0; i < r->n_boxes; i++)
+        dims[0] += (hsize_t)(r->boxes[i].stop[0] - r->boxes[i].start[0]);
+    for (int d = 1; d < r->ndim; d++)
+        dims[d] = (hsize_t)(r->boxes[0].stop[d] - r->boxes[0].start[d]);
+    return r->ndim;
 }
 
 /* Whole trailing dimensions, as many as fit; then a part of the next. */
@@ -52,16 +53,19 @@ static bool write_dtype(hid_t on) {
     return good;
 }
 
-static bool write_attributes(hid_t dataset, const fm_placement *p) {
-    int64_t boxes[FM_MAX_BOXES * 2 * FM_MAX_DIMS];
-    int n = 0;
-    for (int i = 0; i < p->n_boxes; i++) {
-        for (int d = 0; d < p->ndim; d++) boxes[n++] = p->boxes[i].start[d];
-        for (int d = 0; d < p->ndim; d++) boxes[n++] = p->boxes[i].stop[d];
+static bool write_attributes(hid_t dataset, const fm_region *r) {
+    int64_t *boxes = malloc((size_t)r->n_boxes * 2 * (size_t)r->ndim * sizeof *boxes);
+    if (!boxes) return false;
+    int64_t n = 0;
+    for (int64_t i = 0; i < r->n_boxes; i++) {
+        for (int d = 0; d < r->ndim; d++) boxes[n++] = r->boxes[i].start[d];
+        for (int d = 0; d < r->ndim; d++) boxes[n++] = r->boxes[i].stop[d];
     }
-    hsize_t ndim = (hsize_t)p->ndim, dims[] = {(hsize_t)p->n_boxes, 2, ndim};
-    return write_attribute(dataset, "global_shape", 1, &ndim, p->global_shape) &&
-           write_attribute(dataset, "boxes", 3, dims, boxes) && write_dtype(dataset);
+    hsize_t ndim = (hsize_t)r->ndim, dims[] = {(hsize_t)r->n_boxes, 2, ndim};
+    bool good = write_attribute(dataset, "global_shape", 1, &ndim, r->global_shape) &&
+                write_attribute(dataset, "boxes", 3, dims, boxes) && write_dtype(dataset);
+    free(boxes);
+    return good;
 }
 
 static hid_t creation_list(const fm_chunking *g, int compression) {
@@ -102,10 +106,13 @@ static bool write_data(fm_h5 *h, hid_t dataset, const fm_chunking *g, const floa
            H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0;
 }
 
-fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_placement *p,
+fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_region *r,
                       const float *data, int compression) {
     fm_chunking g = {0};
-    g.rank = dataset_shape(p, g.dims);
+    FM_REQUIRE(err, r->n_boxes >= 1 && r->n_boxes * 2 * r->ndim <= FM_H5_BOX_NUMBERS, FM_ERR_VALUE,
+               "%s: dataset %s: %lld boxes of %d dimensions; 1 to %d are allowed", h->path, name,
+               (long long)r->n_boxes, r->ndim, FM_H5_BOX_NUMBERS / 2 / r->ndim);
+    g.rank = dataset_shape(r, g.dims);
     chunk_shape(g.rank, g.dims, g.chunk);
     fm_status status = FM_OK;
     fm_h5_enter();
@@ -118,7 +125,7 @@ fm_status fm_h5_write(fm_error *err, fm_h5 *h, const char *name, const fm_placem
         status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be created");
     else if (!write_data(h, dataset, &g, data, compression))
         status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be written");
-    else if (!write_attributes(dataset, p))
+    else if (!write_attributes(dataset, r))
         status = fm_h5_failed(err, FM_ERR_IO, h, name, "its attributes cannot be written");
     if (dataset >= 0 && H5Dclose(dataset) < 0 && status == FM_OK)
         status = fm_h5_failed(err, FM_ERR_IO, h, name, "cannot be closed");

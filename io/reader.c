@@ -199,7 +199,7 @@ bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name) {
     return find(r, name, &first) > 0;
 }
 
-static bool same_shape(const fm_h5_array *a, const fm_placement *p) {
+static bool same_shape(const fm_h5_array *a, const fm_region *p) {
     if (a->ndim != p->ndim) return false;
     for (int d = 0; d < a->ndim; d++)
         if (a->global_shape[d] != p->global_shape[d]) return false;
@@ -208,9 +208,9 @@ static bool same_shape(const fm_h5_array *a, const fm_placement *p) {
 
 /* Reads what box `box` of array `a` has for the wanted boxes; counts the elements. */
 static fm_status read_box(fm_ctx *ctx, const shard *s, const fm_h5_array *a, int64_t box,
-                          const fm_placement *want, float *out, int64_t *filled) {
+                          const fm_region *want, float *out, int64_t *filled) {
     int64_t at = 0;
-    for (int i = 0; i < want->n_boxes; i++) {
+    for (int64_t i = 0; i < want->n_boxes; i++) {
         const fm_box *to = &want->boxes[i];
         fm_box part;
         if (fm_box_intersect(a->ndim, &a->boxes[box], to, &part)) {
@@ -235,8 +235,8 @@ static fm_status read_box(fm_ctx *ctx, const shard *s, const fm_h5_array *a, int
 }
 
 fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want) {
-    const fm_placement *p = want->placement;
-    int64_t numel = fm_placement_numel(p), filled = 0, first, files = find(r, want->name, &first);
+    const fm_region *p = &want->region;
+    int64_t numel = fm_region_numel(p), filled = 0, first, files = find(r, want->name, &first);
     FM_CHECK(files > 0, FM_ERR_CHECKPOINT, "%s: no file has dataset %s", r->path, want->name);
     fm_status status = FM_OK;
     bool direct = ctx->dev->on_host;

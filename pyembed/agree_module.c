@@ -1,8 +1,11 @@
-/* A few numbers that all ranks have to agree on, for the package's own loops. */
+/* What all ranks have to agree on, for the package's own loops: a few numbers, a text. */
 #include "pyembed/module.h"
 #include "pyembed/options.h"
 
 #include "parallel/agree.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 typedef struct agree_args {
     PyObject *values;
@@ -57,6 +60,57 @@ static PyObject *agree(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     return list;
 }
 
-static const fm_function functions[] = {{&options, agree}, {NULL, NULL}};
+typedef struct text_args {
+    const char *text;
+    int root;
+} text_args;
+static const fm_option text_rows[] = {
+    {"text", offsetof(text_args, text), FM_OPT_TEXT_OR_NONE, 0, 0, 0, NULL, NULL,
+     "of rank `root`; the others' counts for nothing", NULL},
+    {"root", offsetof(text_args, root), FM_OPT_INT32, 0, 1 << 24, 0, NULL, "0", "whose it is",
+     NULL},
+    {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
+};
+static const fm_options text_options = {"broadcast_text", text_rows, 2,
+                                        "Rank root's text, on all ranks, which call it together."};
+
+/* *out: malloc'ed, but after FM_ERR_COMM, when messages may still be written there. */
+static fm_status broadcast(fm_ctx *ctx, const text_args *a, char **out) {
+    fm_comm *world = fm_the_host.world;
+    int64_t n = 0;
+    FM_CHECK(a->root < world->size, FM_ERR_VALUE,
+             "broadcast_text: root is %d; the ranks are 0 to %d", a->root, world->size - 1);
+    if (world->rank == a->root) {
+        FM_CHECK(a->text, FM_ERR_VALUE, "broadcast_text: text is None on rank %d, whose it is",
+                 a->root);
+        n = (int64_t)strlen(a->text);
+    }
+    FM_TRY(fm_broadcast_now(world, ctx, FM_I64, &n, 1, a->root));
+    int64_t words = n / 4 + 1; /* with a 0 behind it */
+    *out = calloc((size_t)words, 4);
+    FM_CHECK(*out, FM_ERR_OOM, "out of memory: a text of %lld bytes", (long long)n);
+    if (world->rank == a->root) memcpy(*out, a->text, (size_t)n);
+    fm_status s = fm_broadcast_now(world, ctx, FM_I32, *out, words, a->root);
+    if (s != FM_OK) *out = NULL;
+    return s;
+}
+
+static PyObject *broadcast_text(PyObject *module, PyObject *const *args, Py_ssize_t n,
+                                PyObject *names) {
+    (void)module;
+    text_args a;
+    if (!fm_options_parse_fast(&text_options, args, n, names, &a)) return NULL;
+    if (fm_the_host.world_size == 1 && a.text && a.root == 0) return PyUnicode_FromString(a.text);
+    char *text = NULL;
+    fm_call c;
+    if (!fm_call_begin(&c)) return NULL;
+    bool good = fm_call_end(&c, broadcast(c.ctx, &a, &text));
+    PyObject *result = good ? PyUnicode_FromString(text) : NULL;
+    free(text);
+    return result;
+}
+
+static const fm_function functions[] = {
+    {&options, agree}, {&text_options, broadcast_text}, {NULL, NULL}};
 
 int fm_add_agree(PyObject *module) { return fm_add_functions(module, functions); }

@@ -3,6 +3,7 @@
 #include "pyembed/options.h"
 #include "pyembed/parameter_type.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,14 +46,19 @@ static void reader_dealloc(PyObject *o) {
     Py_TYPE(o)->tp_free(o);
 }
 
-/* The masters were read; a bfloat16 model's weights follow them. */
-static fm_status refresh(fm_ctx *ctx, fm_param_set *set, fm_param *p) {
-    if (p->spec.dtype == FM_F32) return FM_OK;
-    float *host = malloc((size_t)p->numel * sizeof *host + 1);
-    FM_CHECK(host, FM_ERR_OOM, "out of memory: parameter %s", p->spec.name);
-    fm_status s = fm_param_get_values(set, p, host, p->numel);
-    if (s == FM_OK) s = fm_param_set_values(set, p, host, p->numel);
+/* A weight that is bfloat16 is read as fp32, of which its master is kept where it is here. */
+static fm_status read_bf16(fm_ctx *ctx, fm_ckpt_reader *r, fm_ckpt_array a, fm_param *p) {
+    fm_tensor *wide;
+    FM_TRY(FM_NEW(ctx, &wide, FM_F32, p->numel));
+    a.data = wide->data;
+    fm_status s = fm_ckpt_read(ctx, r, &a);
+    float *host = s == FM_OK ? malloc((size_t)p->numel * sizeof *host + 1) : NULL;
+    if (s == FM_OK && !host)
+        s = fm_fail(&ctx->error, FM_ERR_OOM, "out of memory: parameter %s", p->spec.name);
+    if (s == FM_OK) s = fm_tensor_to_host(ctx, wide, host, (size_t)p->numel * sizeof *host);
+    if (s == FM_OK) s = fm_param_set_values(p->set, p, host, p->numel);
     free(host);
+    fm_tensor_free(wide);
     return s;
 }
 
@@ -77,20 +83,22 @@ static PyObject *reader_read(PyObject *o, PyObject *const *args, Py_ssize_t narg
         !fm_py_optim_of(a.optimizer, "read", &optim))
         return NULL;
     PyObject *parameters = fm_py_parameters_of(a.model, "read: model");
+    fm_ckpt_reader *reader = ((py_reader *)o)->reader;
     fm_call c;
-    if (parameters && fm_py_content_collect(parameters, optim, &k) && fm_call_begin(&c)) {
+    if (parameters && fm_py_content_collect(parameters, optim, FM_PY_LOADING, &k) &&
+        fm_call_begin(&c)) {
         fm_status s = FM_OK;
         for (int i = 0; s == FM_OK && i < k.n; i++)
-            s = fm_ckpt_read(c.ctx, ((py_reader *)o)->reader, &k.arrays[i]);
+            s = k.kept[i].param ? read_bf16(c.ctx, reader, k.arrays[i], k.kept[i].param)
+                                : fm_ckpt_read(c.ctx, reader, &k.arrays[i]);
         for (Py_ssize_t i = 0; s == FM_OK && i < PyList_GET_SIZE(parameters); i++) {
-            fm_py_parameter *p = (fm_py_parameter *)PyTuple_GET_ITEM(PyList_GET_ITEM(parameters, i),
-                                                                     1);
-            s = refresh(c.ctx, p->set, p->param);
-            fm_param_zero_grads(p->set); /* gradients of the weights before */
+            PyObject *parameter = PyTuple_GET_ITEM(PyList_GET_ITEM(parameters, i), 1);
+            /* gradients of the weights before */
+            fm_param_zero_grads(((fm_py_parameter *)parameter)->set);
         }
         fm_call_end(&c, s);
     }
-    free(k.arrays);
+    fm_py_content_free(&k);
     Py_XDECREF(parameters);
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }

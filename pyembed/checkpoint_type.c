@@ -25,7 +25,7 @@ static const fm_option store_rows[] = {
     {"compression", offsetof(store_args, config.compression), FM_OPT_INT32, 0, 9, 0, NULL, "0",
      "gzip level; 0: none", NULL},
     {"mesh", offsetof(store_args, mesh), FM_OPT_OBJECT, 0, 0, 0, NULL, "None",
-     "None: all ranks are data-parallel", "Mesh | None"},
+     "layout of a model without parameters", "Mesh | None"},
     {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
 };
 static const fm_options store_options = {"CheckpointStore", store_rows, 1,
@@ -93,6 +93,13 @@ static PyObject *end(fm_call *c, PyObject *o, fm_status s) {
     return Py_NewRef(Py_None);
 }
 
+/* The model's layout; NULL: it has no parameters. */
+static const fm_mesh *mesh_of(PyObject *parameters) {
+    if (PyList_GET_SIZE(parameters) == 0) return NULL;
+    PyObject *first = PyTuple_GET_ITEM(PyList_GET_ITEM(parameters, 0), 1);
+    return ((fm_py_parameter *)first)->set->mesh;
+}
+
 static PyObject *store_save(PyObject *o, PyObject *const *args, Py_ssize_t n, PyObject *names) {
     save_args a;
     fm_optim *optim;
@@ -109,11 +116,12 @@ static PyObject *store_save(PyObject *o, PyObject *const *args, Py_ssize_t n, Py
     PyObject *parameters = fm_py_parameters_of(a.parameters, "save: model");
     PyObject *result = NULL;
     fm_call c;
-    if (parameters && fm_py_content_collect(parameters, optim, &k) && fm_call_begin(&c)) {
-        fm_ckpt_content whole = {a.step, k.n, k.arrays, a.state};
+    if (parameters && fm_py_content_collect(parameters, optim, FM_PY_SAVING, &k) &&
+        fm_call_begin(&c)) {
+        fm_ckpt_content whole = {a.step, k.n, k.arrays, a.state, mesh_of(parameters)};
         result = end(&c, o, fm_checkpointer_save(c.ctx, ((py_store *)o)->store, &whole));
     }
-    free(k.arrays);
+    fm_py_content_free(&k);
     Py_XDECREF(parameters);
     return result;
 }
@@ -126,6 +134,10 @@ static PyObject *finish(PyObject *o, fm_status (*call)(fm_ctx *, fm_checkpointer
 static PyObject *store_wait(PyObject *o, PyObject *unused) {
     (void)unused;
     return finish(o, fm_checkpointer_wait);
+}
+static PyObject *store_end(PyObject *o, PyObject *unused) {
+    (void)unused;
+    return finish(o, fm_checkpointer_end);
 }
 static PyObject *store_poll(PyObject *o, PyObject *unused) {
     (void)unused;
@@ -170,6 +182,8 @@ static PyMethodDef store_methods[] = {
      "are set aside by the next save."},
     {"wait", store_wait, METH_NOARGS,
      "wait($self)\n--\n\nUntil the last save is on disk; raises its failure, once."},
+    {"end", store_end, METH_NOARGS,
+     "end($self)\n--\n\nAs wait, for the end of the program: no messages between ranks."},
     {"poll", store_poll, METH_NOARGS,
      "poll($self)\n--\n\nCommits a finished background save, without waiting."},
     {NULL, NULL, 0, NULL},

@@ -6,12 +6,13 @@ import atexit
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Literal
 
 import _fmoe
-from _fmoe import CheckpointError, DataLoader, Mesh, Optimizer
+from _fmoe import CheckpointError, CheckpointReader, DataLoader, Mesh, Optimizer
 
-from . import model_config, run_lock
+from . import model_config, ranks, run_lock
 from .checkpoint_check import misfit
 from .checkpoint_state import FORMAT, loader_state, optimizer_state, parse
 
@@ -21,11 +22,14 @@ _saving: set[Checkpointer] = set()  # kept alive, so that a failure has somebody
 class Checkpointer:
     """Writes sharded HDF5 checkpoints `root/step_N` and reads them back, whatever the layout.
 
+    All ranks make it, save, load and wait together, and get the same result or exception; each
+    writes and reads its own part. Rank 0 decides which step, and speaks for all.
+
     root          folder; made when needed
     keep_last     so many are kept, the newest; the last complete one is never deleted
     asynchronous  training stands still only for the copy to host memory; a thread writes
     compression   gzip level 0 to 9; 0: none
-    mesh          None: all ranks are data-parallel
+    mesh          layout to be noted for a model without parameters; else the model's own is
 
     After load(): `extra` is what save() was given.
     """
@@ -68,7 +72,8 @@ class Checkpointer:
         """Saves parameters, moments, step, schedule, data position, seed and `extra` (any JSON).
 
         The background part of a save is completed by the next optimizer.step(), save or wait, or at
-        exit; its failure is raised there. A step that is not above the newest in the folder is a
+        exit; its failure is raised there (on several ranks by save or wait, on all of them; when it
+        is found earlier rank 0 warns). A step that is not above the newest in the folder is a
         ValueError, unless this Checkpointer saved or loaded there: then the later ones of the run
         that is left are kept as step_N.abandoned. What goes wrong after a checkpoint is complete
         (an older one cannot be deleted) is a RuntimeWarning; another run in the folder is a
@@ -123,28 +128,21 @@ class Checkpointer:
             )
         _check_types("load", model, optimizer, loader)
         goes_on = optimizer is not None or loader is not None  # else it is looked at only
-        user = run_lock.user_of(self.root) if goes_on else None
-        if user is not None:  # to start a fine-tune from it is fine
-            print(
-                f"fmoe: {self.root} is in use by {user}: this run cannot save there",
-                file=sys.stderr,
-                flush=True,
-            )
+        if goes_on and _fmoe.rank() == 0:
+            user = run_lock.user_of(self.root)
+            if user is not None:  # to start a fine-tune from it is fine
+                _say(f"{self.root} is in use by {user}: this run cannot save there")
         self._wait_for_others()
         self.wait()
-        steps = self.steps()
-        if step is not None and step not in steps:
-            raise CheckpointError(
-                f"{self.root} has no complete checkpoint of step {step!r}; it has {steps}"
-            )
-        failure: CheckpointError | None = None
+        steps = ranks.first(lambda: self._steps_with(step))
+        failure: Exception | None = None
         for found in reversed(steps):
             if step is not None and found > step:
                 continue
             path = self.path(found)
-            try:
-                reader = _fmoe.CheckpointReader(path)
-                state = parse(reader.state, path)
+            reader, state, error = self._open(path)
+            failure = ranks.worst(error)
+            if failure is None and reader is not None and state is not None:
                 other = misfit(
                     reader,
                     state,
@@ -154,23 +152,40 @@ class Checkpointer:
                     allow_other_data=allow_other_data,
                     allow_other_model=allow_other_model,
                 )
-                if other is None:
-                    reader.read(model, optimizer)
-            except CheckpointError as error:
-                if on_corrupt == "raise":
-                    raise
-                print(f"fmoe: {error}; trying an older checkpoint", file=sys.stderr, flush=True)
-                failure = error
-                continue
-            if other is not None:  # an older checkpoint would not help
-                raise CheckpointError(f"{path}: {other}")
-            self._apply(state, optimizer, loader)
-            if goes_on:
-                self._store.loaded(found, steps[-1])
-            return found
+                if other is not None:  # an older checkpoint would not help
+                    raise CheckpointError(f"{path}: {other}")
+                failure = ranks.worst(_failure_of(lambda r=reader: r.read(model, optimizer)))
+                if failure is None:
+                    self._apply(state, optimizer, loader)
+                    if goes_on:
+                        self._store.loaded(found, steps[-1])
+                    return found
+            assert failure is not None
+            if on_corrupt == "raise" or not isinstance(failure, CheckpointError):
+                raise failure
+            _say(f"{failure}; trying an older checkpoint")
         if failure is not None:
             raise failure
         return None
+
+    def _steps_with(self, step: int | None) -> list[int]:
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise CheckpointError(
+                f"{self.root} has no complete checkpoint of step {step!r}; it has {steps}"
+            )
+        return steps
+
+    def _open(
+        self, path: str
+    ) -> tuple[CheckpointReader | None, dict[str, Any] | None, Exception | None]:
+        try:
+            if _fmoe.rank() > 0:
+                ranks.wait_for_path(os.path.join(path, "manifest.json"))
+            reader = CheckpointReader(path)
+            return reader, parse(reader.state, path), None
+        except Exception as error:
+            return None, None, error
 
     def _apply(
         self, state: dict[str, Any], optimizer: Optimizer | None, loader: DataLoader | None
@@ -193,6 +208,11 @@ class Checkpointer:
         """Until an asynchronous save is on disk; raises its failure. Also done at exit."""
         _saving.discard(self)
         self._store.wait()
+
+    def _end(self) -> None:
+        """wait() for the end of the program, when other ranks may be gone: asks none of them."""
+        _saving.discard(self)
+        self._store.end()
 
     def poll(self) -> None:
         """Commits a finished background save without waiting; so does every optimiser's step()."""
@@ -220,6 +240,20 @@ def _check_types(call: str, model: object, optimizer: object, loader: object) ->
             )
 
 
+def _say(text: str) -> None:
+    """Once for all ranks."""
+    if _fmoe.rank() == 0:
+        print(f"fmoe: {text}", file=sys.stderr, flush=True)
+
+
+def _failure_of(call: Callable[[], None]) -> Exception | None:
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
 def _restore_lr(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Says so where the script's learning rate or schedule are others than the saved run's."""
     if optimizer.lr == optimizer.initial_lr == saved.get("initial_lr"):
@@ -228,11 +262,9 @@ def _restore_lr(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     assert now is not None
     for key in ("lr", "schedule"):
         if saved.get(key) != now[key]:
-            print(
-                f"fmoe: the optimizer's {key} is {now[key]}; in the run that was saved it was "
-                f"{saved.get(key)}",
-                file=sys.stderr,
-                flush=True,
+            _say(
+                f"the optimizer's {key} is {now[key]}; in the run that was saved it was "
+                f"{saved.get(key)}"
             )
 
 
@@ -262,7 +294,8 @@ _fmoe.after_step(_between_steps)
 def _wait_for_all() -> None:
     for checkpointer in list(_saving):
         try:
-            checkpointer.wait()
+            checkpointer._end()
         except Exception as error:
-            print(f"fmoe: {error}", file=sys.stderr, flush=True)
+            of = f"rank {_fmoe.rank()}: " if _fmoe.world_size() > 1 else ""
+            print(f"fmoe: {of}{error}", file=sys.stderr, flush=True)
             _fmoe.fail_at_exit()

@@ -9,15 +9,22 @@ import os
 import socket
 from typing import IO
 
+from . import ranks
+
 _held: dict[str, IO[str]] = {}  # by the folder's real path: the program's Checkpointers share it
 
 
 def hold(folder: str) -> None:
-    """Keeps the folder for this program until it ends, however it ends: a lock on `run.lock` there.
+    """All ranks. Keeps the folder for this job until it ends, however it ends: rank 0 has a lock on
+    `run.lock` there.
 
     RuntimeError where another program holds it: two runs would replace each other's checkpoints and
     metrics. Where the file system has no locks there is none.
     """
+    ranks.first(lambda: _hold(folder))
+
+
+def _hold(folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
     key = os.path.realpath(folder)
     path = os.path.join(folder, "run.lock")
@@ -47,7 +54,7 @@ def hold(folder: str) -> None:
 
 
 def user_of(folder: str) -> str | None:
-    """Who else holds it, in words; None: nobody, or nobody knows."""
+    """Who else holds it, in words; None: nobody, or nobody knows. Rank 0 asks."""
     if os.path.realpath(folder) in _held:
         return None
     try:

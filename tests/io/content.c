@@ -1,4 +1,5 @@
 #include "tests/io/content.h"
+#include "io/writer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,10 +48,11 @@ void content_make(content *c, int64_t step, int seed, int64_t scale, const char 
         float *data = malloc((size_t)n * sizeof *data);
         if (!data) abort();
         for (int64_t i = 0; i < n; i++) data[i] = content_value(a, i, seed);
-        c->arrays[a] = (fm_ckpt_array){.group = kinds[a].group, .placement = p, .data = data};
+        c->arrays[a] = (fm_ckpt_array){
+            .group = kinds[a].group, .region = fm_region_of(p), .data = data};
         snprintf(c->arrays[a].name, sizeof c->arrays[a].name, "%s", kinds[a].name);
     }
-    c->checkpoint = (fm_ckpt_content){step, CONTENT_ARRAYS, c->arrays, state_json};
+    c->checkpoint = (fm_ckpt_content){step, CONTENT_ARRAYS, c->arrays, state_json, NULL};
 }
 
 void content_free(content *c) {
@@ -79,5 +81,30 @@ fm_status content_read(fm_ctx *ctx, content *c, const char *root, int64_t step) 
     for (int a = 0; status == FM_OK && a < CONTENT_ARRAYS; a++)
         status = fm_ckpt_read(ctx, r, &c->arrays[a]);
     fm_ckpt_close(r);
+    return status;
+}
+
+fm_status content_write_ranks(fm_ctx *ctx, const char *root, int n,
+                              const fm_ckpt_content *of_ranks) {
+    char tmp[FM_PATH];
+    fm_error *err = &ctx->error;
+    fm_notes notes = {0};
+    fm_manifest all = {
+        .step = of_ranks[0].step, .world_size = n, .dp = 1, .layout = {n, 1, 1, 1, 1}};
+    fm_status status = fm_disk_make_folders(err, NULL, root);
+    if (status == FM_OK) status = fm_commit_begin(err, NULL, root, all.step, tmp);
+    for (int rank = 0; status == FM_OK && rank < n; rank++) {
+        fm_mesh mesh = {.at = {.rank = rank, .tp_rank = rank, .world_size = n, .dp = 1}};
+        fm_snapshot *s;
+        FM_TRY(fm_snapshot_take(ctx, &mesh, &of_ranks[rank], 0, false, &s));
+        status = fm_snapshot_write(err, NULL, tmp, s);
+        for (int64_t i = 0; status == FM_OK && i < s->manifest.n_files; i++)
+            status = fm_manifest_add(err, &all, &s->manifest.files[i]);
+        fm_snapshot_free(s);
+    }
+    if (status == FM_OK) status = fm_commit_seal(err, NULL, root, &all);
+    if (status == FM_OK)
+        status = fm_commit_end(err, NULL, root, &all, &(fm_commit_plan){1, -1, -1}, &notes);
+    fm_manifest_free(&all);
     return status;
 }

@@ -23,6 +23,10 @@ int64_t content_wrong(const content *c, int seed);
 /* Reads all arrays of the checkpoint in root/step_N. */
 fm_status content_read(fm_ctx *ctx, content *c, const char *root, int64_t step);
 
+/* Writes and commits what n ranks would hand over, without their checks; tp splits the n. */
+fm_status content_write_ranks(fm_ctx *ctx, const char *root, int n,
+                              const fm_ckpt_content *of_ranks);
+
 /* A placement of boxes over a global shape; boxes as {start.., stop..} rows of 2*ndim numbers. */
 fm_placement placement_of(int ndim, const int64_t *shape, int n_boxes, const int64_t *numbers);
 

@@ -26,7 +26,8 @@ static fm_status write_arrays(fm_error *err, const char *path) {
         char name[64];
         snprintf(name, sizeof name, "%slayers.%d.norm1.weight", i % 2 ? "adamw.m/" : "", i);
         fm_placement p = placement(i);
-        FM_TRY(fm_h5_write(err, h, name, &p, data, 0));
+        fm_region r = fm_region_of(&p);
+        FM_TRY(fm_h5_write(err, h, name, &r, data, 0));
     }
     return fm_h5_close(err, h);
 }

@@ -50,7 +50,8 @@ static void chunks(fm_ctx *ctx) {
                 memset(out, 0x55, bytes);
                 fm_h5 *h;
                 CHECK_OK(fm_h5_create(err, NULL, path, &h));
-                CHECK_OK(fm_h5_write(err, h, "a/b", &p, (const float *)in, compression));
+                fm_region r = fm_region_of(&p);
+                CHECK_OK(fm_h5_write(err, h, "a/b", &r, (const float *)in, compression));
                 CHECK_OK(fm_h5_close(err, h));
                 fm_h5_array *arrays;
                 CHECK_OK(fm_h5_open(err, path, &h));
