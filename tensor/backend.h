@@ -210,7 +210,7 @@ struct fm_ops {
                       int64_t heads, int64_t dh, int64_t cols, float theta, int64_t pos0,
                       bool inverse);
 
-    /* ---- lookup, softmax, loss. ids, targets int32 */
+    /* ---- lookup, softmax, loss. ids, targets int32. A negative id: a row of zeros, no gradient */
     fm_status (*embedding_forward)(fm_device *dev, fm_dtype dt, void *y, const void *table,
                                    const int32_t *ids, int64_t T, int64_t d);
     /* dtable [V, d] fp32 (+)=; rows that no id names are zeroed when overwriting */
@@ -221,12 +221,13 @@ struct fm_ops {
                                  int64_t n);
     fm_status (*softmax_backward)(fm_device *dev, fm_dtype dt, void *dx, const void *y,
                                   const void *dy, int64_t rows, int64_t n, bool accumulate);
-    /* loss[t] = logsumexp(logits[t]) - logits[t, target[t]], 0 where target is -1; lse [T] */
+    /* loss[t] = logsumexp(logits[t]) - logits[t, target[t]], 0 where target is negative; lse [T] */
     fm_status (*cross_entropy_forward)(fm_device *dev, fm_dtype dt, float *loss, float *lse,
                                        const void *logits, const int32_t *target, int64_t T,
                                        int64_t V);
-    /* dlogits = (exp(logits - lse) - 1[v == target]) * scale; 0 rows where target is -1. May be
-     * in place (dlogits == logits). scale: one fp32 number in device memory times `factor`. */
+    /* dlogits = (exp(logits - lse) - 1[v == target]) * scale; 0 rows where target is -1 (below -1: the
+     * target is a class that is not here). May be in place (dlogits == logits). scale: one fp32
+     * number in device memory times `factor`. */
     fm_status (*cross_entropy_backward)(fm_device *dev, fm_dtype dt, void *dlogits,
                                         const void *logits, const float *lse, const int32_t *target,
                                         const float *scale, float factor, int64_t T, int64_t V);
@@ -267,6 +268,15 @@ struct fm_ops {
     /* out[0] (+)= Σ g², host memory, double, fixed order whatever the thread count. Waits. */
     fm_status (*sum_squares)(fm_device *dev, double *out, const float *g, int64_t n,
                              bool accumulate);
+
+    /* ---- a vocabulary in P parts of `width` (the last may be shorter) */
+    /* y = id - first where first <= id < first + n, -1 where id is -1, else -2; int32 */
+    fm_status (*local_ids)(fm_device *dev, int32_t *y, const int32_t *ids, int64_t first, int64_t n,
+                           int64_t T);
+    /* parts [P, 2, T]: lse and loss of each part, as cross_entropy_forward gives them for its local_ids.
+     *   lse = log Σ_p exp(lse_p);  loss = loss_o + lse - lse_o, o = target / width; 0 where target is -1 */
+    fm_status (*cross_entropy_merge)(fm_device *dev, float *loss, float *lse, const float *parts,
+                                     const int32_t *target, int64_t width, int64_t P, int64_t T);
 };
 
 /* ---- opening */

@@ -47,16 +47,17 @@ fm_status FM_ISA_NAME(cpu_cross_entropy_forward)(fm_device *dev, fm_dtype dt, fl
 
 FM_INLINE void backward_row(fm_dtype dt, void *dlogits, const void *logits, float lse,
                             int32_t target, float scale, int64_t V) {
-    if (target < 0) {
+    if (target == -1) {
         for (int64_t v = 0; v < V; v++) fm_put(dt, dlogits, v, 0.0f);
         return;
     }
     /* Read before the row is overwritten, which may be in place. */
-    float at_target = (fm_vexp(fm_get(dt, logits, target) - lse) - 1.0f) * scale;
+    float at_target = target < 0 ? 0.0f
+                                 : (fm_vexp(fm_get(dt, logits, target) - lse) - 1.0f) * scale;
 #pragma omp simd
     for (int64_t v = 0; v < V; v++)
         fm_put(dt, dlogits, v, fm_vexp(fm_get(dt, logits, v) - lse) * scale);
-    fm_put(dt, dlogits, target, at_target);
+    if (target >= 0) fm_put(dt, dlogits, target, at_target);
 }
 
 fm_status FM_ISA_NAME(cpu_cross_entropy_backward)(fm_device *dev, fm_dtype dt, void *dlogits,
@@ -69,5 +70,27 @@ fm_status FM_ISA_NAME(cpu_cross_entropy_backward)(fm_device *dev, fm_dtype dt, v
     for (int64_t t = 0; t < T; t++)
         FM_FLOAT_CALL(dt, backward_row, fm_at_mut(dt, dlogits, t * V), fm_at(dt, logits, t * V),
                       lse[t], target[t], s, V);
+    return FM_OK;
+}
+
+/* Row t of the parts' lse, and behind them of their loss, lies 2 T apart. */
+FM_INLINE void merge_row(float *loss, float *lse, const float *parts, int64_t owner, int64_t P,
+                         int64_t T) {
+    float max = -FLT_MAX, sum = 0.0f;
+    for (int64_t p = 0; p < P; p++) max = parts[2 * p * T] > max ? parts[2 * p * T] : max;
+    for (int64_t p = 0; p < P; p++) sum += fm_vexp(parts[2 * p * T] - max);
+    float log_sum = fm_vlog(sum);
+    *lse = max + log_sum;
+    const float *own = parts + 2 * (owner < 0 ? 0 : owner) * T;
+    *loss = owner < 0 ? 0.0f : own[T] + ((max - own[0]) + log_sum);
+}
+
+fm_status FM_ISA_NAME(cpu_cross_entropy_merge)(fm_device *dev, float *loss, float *lse,
+                                               const float *parts, const int32_t *target,
+                                               int64_t width, int64_t P, int64_t T) {
+    (void)dev;
+#pragma omp parallel for schedule(static) if (T * P >= FM_PARALLEL_MIN)
+    for (int64_t t = 0; t < T; t++)
+        merge_row(loss + t, lse + t, parts + t, target[t] < 0 ? -1 : target[t] / width, P, T);
     return FM_OK;
 }

@@ -16,7 +16,8 @@
     X(embedding_forward) X(embedding_backward) X(softmax_forward) X(softmax_backward)              \
     X(cross_entropy_forward) X(cross_entropy_backward) X(sum)                                      \
     X(top_k) X(gather_cols) X(scatter_cols) X(moe_sort) X(moe_gather) X(moe_combine)               \
-    X(moe_combine_weight) X(adamw) X(sgd) X(sum_squares)
+    X(moe_combine_weight) X(adamw) X(sgd) X(sum_squares)                                           \
+    X(local_ids) X(cross_entropy_merge)
 /* clang-format on */
 
 #define FM_CPU_DECLARE(slot) __typeof__(*((fm_ops *)0)->slot) FM_ISA_NAME(cpu_##slot);

@@ -12,4 +12,20 @@ fm_status fm_check_target(fm_ctx *ctx, const char *op, const fm_tensor *target, 
 /* The shape of the per-row losses: that of the target. *loss [1] = factor Σ losses. */
 fm_status fm_sum_losses(fm_ctx *ctx, fm_tensor **loss, const fm_tensor *losses, float factor);
 
+/* A vocabulary of V classes in parts of `width` (the last may be shorter), each on a rank of its own. This
+ * rank's begins at `first`. */
+typedef struct fm_vocab_part {
+    int64_t V, first, width;
+    int n_parts;
+    /* all [n_parts, n]: own [n] of every part; all ranks call it together */
+    fm_status (*gather)(fm_ctx *ctx, void *user, float *all, const float *own, int64_t n);
+    void *user;
+} fm_vocab_part;
+
+/* fm_linear_cross_entropy where w and b are one part of the vocabulary; targets number all of it. loss is
+ * the whole; dx is this part's share. NULL: there are no other parts. */
+fm_status fm_linear_cross_entropy_part(fm_ctx *ctx, fm_tensor **loss, fm_tensor **losses,
+                                       fm_tensor *x, fm_tensor *w, fm_tensor *b, fm_tensor *target,
+                                       double denominator, const fm_vocab_part *part);
+
 #endif
