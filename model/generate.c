@@ -11,8 +11,8 @@ fm_status fm_kv_cache_new(fm_gpt *m, int64_t B, int64_t capacity, fm_kv_cache **
     fm_kv_cache *c = calloc(1, sizeof *c);
     FM_CHECK(c, FM_ERR_OOM, "out of memory: a KV cache");
     fm_status status = FM_OK;
-    int64_t n = m->config.n_layer,
-            width = m->config.n_kv_head * (m->config.d_model / m->config.n_head);
+    int64_t n = m->config.n_layer, own_heads = m->config.n_kv_head / m->mesh->config.tp;
+    int64_t width = own_heads * (m->config.d_model / m->config.n_head);
     c->B = B, c->capacity = capacity, c->n_layer = n;
     c->k = calloc((size_t)n, sizeof *c->k);
     c->v = calloc((size_t)n, sizeof *c->v);
@@ -57,7 +57,8 @@ fm_status fm_gpt_attend_cached(fm_gpt *m, int64_t layer, fm_tensor *qkv, fm_kv_c
     fm_ctx *ctx = m->ctx;
     const fm_gpt_config *c = &m->config;
     int64_t B = qkv->shape[0], S = qkv->shape[1], cols = qkv->shape[2];
-    int64_t H = c->n_head, KV = c->n_kv_head, dh = c->d_model / H, width = KV * dh;
+    int64_t tp = m->mesh->config.tp, dh = c->d_model / c->n_head;
+    int64_t H = c->n_head / tp, KV = c->n_kv_head / tp, width = KV * dh;
     FM_CHECK(B == cache->B && cache->length + S <= cache->capacity, FM_ERR_SHAPE,
              "KV cache: %lld sequences of %lld + %lld positions; it holds %lld of %lld",
              (long long)B, (long long)cache->length, (long long)S, (long long)cache->B,
@@ -109,7 +110,7 @@ fm_status fm_gpt_extend(fm_gpt *m, fm_kv_cache *cache, fm_tensor *tokens, fm_ten
     fm_tensor *x = NULL, *last = NULL, *n = NULL, *out[3] = {0};
     fm_status status = FM_OK;
     bool was = fm_grad_enable(ctx, false);
-    FM_TRY_GOTO(fm_gpt_embed(m, tokens, cache->length, &x));
+    FM_TRY_GOTO(fm_gpt_embed(m, tokens, cache, &x));
     for (int64_t i = 0; i < m->config.n_layer; i++) {
         FM_TRY_GOTO(fm_gpt_block(m, i, x, tokens, cache, out));
         fm_tensor_free(x);
@@ -120,7 +121,7 @@ fm_status fm_gpt_extend(fm_gpt *m, fm_kv_cache *cache, fm_tensor *tokens, fm_ten
     }
     FM_TRY_GOTO(last_position(ctx, x, &last));
     FM_TRY_GOTO(fm_gpt_norm(m, &m->norm, last, &n));
-    FM_TRY_GOTO(fm_linear(ctx, logits, n, m->head_w, NULL, FM_ACT_NONE));
+    FM_TRY_GOTO(fm_gpt_head(m, n, logits));
     cache->length += fm_cols_of(tokens);
 out:
     for (int i = 0; i < 3; i++) fm_tensor_free(out[i]);
@@ -181,6 +182,22 @@ static fm_status check(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S, i
     return FM_OK;
 }
 
+/* Whether any of the tp ranks is to stop: they go on or end together. */
+static fm_status agree_to_stop(fm_gpt *m, bool (*stop)(void), bool *stops) {
+    fm_ctx *ctx = m->ctx;
+    fm_comm *tp = m->mesh->tp_comm;
+    int32_t here = stop && stop();
+    *stops = here != 0;
+    if (tp->size == 1) return FM_OK;
+    fm_tensor *any;
+    FM_TRY(fm_tensor_from_host(ctx, &any, FM_I32, 1, (int64_t[]){1}, &here));
+    fm_status status = fm_all_reduce_now(tp, ctx, FM_I32, any->data, 1, FM_MAX);
+    if (status == FM_OK) status = fm_tensor_to_host(ctx, any, &here, sizeof here);
+    fm_tensor_free(any);
+    *stops = here != 0;
+    return status;
+}
+
 fm_status fm_gpt_generate(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S, int64_t n,
                           const fm_sampling *s, bool (*stop)(void), int32_t *out) {
     fm_ctx *ctx = m->ctx;
@@ -199,7 +216,9 @@ fm_status fm_gpt_generate(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S
         memcpy(out + b * total, prompt + b * S, (size_t)S * sizeof *out);
     FM_TRY_GOTO(fm_kv_cache_new(m, B, window, &cache));
     for (int64_t at = S; at < total; at++) {
-        FM_CHECK_GOTO(!stop || !stop(), FM_ERR_INTERRUPTED, "generate: stopped after %lld tokens",
+        bool stops;
+        FM_TRY_GOTO(agree_to_stop(m, stop, &stops));
+        FM_CHECK_GOTO(!stops, FM_ERR_INTERRUPTED, "generate: stopped after %lld tokens",
                       (long long)(at - S));
         int64_t fresh = 1;
         if (at == S) {

@@ -1,10 +1,12 @@
 /* GPT's forward pass; the backward is the tape's. */
 #include "model/gpt.h"
 
-#include "fmoe/feed_forward.h"
 #include "model/gpt_internal.h"
 #include "model/target_share.h"
+#include "parallel/sequence.h"
 #include "parallel/tape_collectives.h"
+#include "parallel/tensor_parallel.h"
+#include "parallel/vocab_parallel.h"
 
 fm_status fm_gpt_norm(fm_gpt *m, const fm_norm_params *p, fm_tensor *x, fm_tensor **y) {
     float eps = (float)m->config.norm_eps;
@@ -24,18 +26,55 @@ static fm_status residual(fm_gpt *m, fm_tensor *x, fm_tensor *f, uint64_t stream
     return status;
 }
 
-fm_status fm_gpt_embed(fm_gpt *m, fm_tensor *tokens, int64_t pos0, fm_tensor **x) {
+/* ---- where the tp ranks meet; with one rank: the plain operation. See gpt_internal.h for the two ways. */
+
+static fm_status sum_over_ranks(fm_gpt *m, const fm_kv_cache *cache, fm_tensor **y, fm_tensor *x) {
+    fm_comm *tp = m->mesh->tp_comm;
+    return cache && tp->size > 1 ? fm_all_reduce(m->ctx, tp, y, x)
+                                 : fm_scatter_sum_sequence(m->ctx, tp, y, x);
+}
+
+static fm_status column_linear(fm_gpt *m, const fm_kv_cache *cache, fm_tensor **y, fm_tensor *x,
+                               fm_tensor *w, fm_tensor *b, fm_act act) {
+    return cache ? fm_linear(m->ctx, y, x, w, b, act)
+                 : fm_column_linear(m->ctx, m->mesh->tp_comm, y, x, w, b, act);
+}
+
+static fm_status row_linear(fm_gpt *m, const fm_kv_cache *cache, fm_tensor **y, fm_tensor *x,
+                            fm_tensor *w, fm_tensor *b) {
+    fm_ctx *ctx = m->ctx;
+    fm_comm *tp = m->mesh->tp_comm;
+    if (!cache || tp->size == 1) return fm_row_linear(ctx, tp, y, x, w, b);
+    fm_tensor *term = NULL, *sum = NULL;
+    fm_status status;
+    FM_TRY_GOTO(fm_linear(ctx, &term, x, w, NULL, FM_ACT_NONE));
+    FM_TRY_GOTO(fm_all_reduce(ctx, tp, &sum, term));
+    if (b)
+        FM_TRY_GOTO(fm_add_rows(ctx, y, sum, b));
+    else
+        *y = fm_tensor_retain(sum);
+out:
+    fm_tensor_free(term);
+    fm_tensor_free(sum);
+    return status;
+}
+
+/* ---- the layers */
+
+fm_status fm_gpt_embed(fm_gpt *m, fm_tensor *tokens, const fm_kv_cache *cache, fm_tensor **x) {
     fm_ctx *ctx = m->ctx;
     const fm_gpt_config *c = &m->config;
-    fm_tensor *e = NULL, *pos = NULL, *sum = NULL;
+    const fm_mesh *mesh = m->mesh;
+    fm_tensor *e = NULL, *own = NULL, *pos = NULL, *sum = NULL;
     fm_status status = FM_OK;
-    int64_t S = fm_cols_of(tokens);
-    FM_TRY_GOTO(fm_embedding(ctx, &e, m->embed_token, tokens)); /* [B, S, d] */
+    FM_TRY_GOTO(fm_vocab_embedding(ctx, mesh->tp_comm, &e, m->embed_token, tokens, c->vocab_size));
+    FM_TRY_GOTO(sum_over_ranks(m, cache, &own, e));
     if (c->position == FM_POSITION_LEARNED) {
-        FM_TRY_GOTO(fm_split(ctx, &pos, m->embed_position, 0, pos0, pos0 + S)); /* [S, d] */
-        FM_TRY_GOTO(fm_add_rows(ctx, &sum, e, pos));
+        int64_t S = own->shape[1], from = cache ? cache->length : mesh->at.tp_rank * S;
+        FM_TRY_GOTO(fm_split(ctx, &pos, m->embed_position, 0, from, from + S)); /* [S, d] */
+        FM_TRY_GOTO(fm_add_rows(ctx, &sum, own, pos));
     } else {
-        sum = fm_tensor_retain(e);
+        sum = fm_tensor_retain(own);
     }
     if (m->training && c->dropout > 0) {
         fm_rng_key key = fm_rng(ctx, m->dropout_embed);
@@ -45,12 +84,13 @@ fm_status fm_gpt_embed(fm_gpt *m, fm_tensor *tokens, int64_t pos0, fm_tensor **x
     }
 out:
     fm_tensor_free(e);
+    fm_tensor_free(own);
     fm_tensor_free(pos);
     fm_tensor_free(sum);
     return status;
 }
 
-/* x -> attention(norm1(x)), causal */
+/* x -> attention(norm1(x)), causal; all positions, own heads */
 static fm_status attention(fm_gpt *m, int64_t layer, fm_tensor *x, fm_kv_cache *cache,
                            fm_tensor **y) {
     fm_ctx *ctx = m->ctx;
@@ -58,9 +98,10 @@ static fm_status attention(fm_gpt *m, int64_t layer, fm_tensor *x, fm_kv_cache *
     const fm_block *b = &m->blocks[layer];
     fm_tensor *n = NULL, *qkv = NULL, *rotated = NULL, *a = NULL;
     fm_status status = FM_OK;
-    int64_t H = c->n_head, KV = c->n_kv_head, dh = c->d_model / H;
+    int64_t tp = m->mesh->config.tp, dh = c->d_model / c->n_head;
+    int64_t H = c->n_head / tp, KV = c->n_kv_head / tp;
     FM_TRY_GOTO(fm_gpt_norm(m, &b->norm1, x, &n));
-    FM_TRY_GOTO(fm_linear(ctx, &qkv, n, b->qkv_w, b->qkv_b, FM_ACT_NONE));
+    FM_TRY_GOTO(column_linear(m, cache, &qkv, n, b->qkv_w, b->qkv_b, FM_ACT_NONE));
     if (c->position == FM_POSITION_ROPE)
         FM_TRY_GOTO(fm_rope(ctx, &rotated, qkv, H + KV, dh, (float)c->rope_theta,
                             cache ? cache->length : 0));
@@ -70,11 +111,30 @@ static fm_status attention(fm_gpt *m, int64_t layer, fm_tensor *x, fm_kv_cache *
         FM_TRY_GOTO(fm_gpt_attend_cached(m, layer, rotated, cache, &a));
     else
         FM_TRY_GOTO(fm_attention_qkv(ctx, &a, rotated, H, KV, true, 0)); /* [B, S, H dh] */
-    FM_TRY_GOTO(fm_linear(ctx, y, a, b->out_w, b->out_b, FM_ACT_NONE));
+    FM_TRY_GOTO(row_linear(m, cache, y, a, b->out_w, b->out_b));
 out:
     fm_tensor_free(n);
     fm_tensor_free(qkv);
     fm_tensor_free(rotated);
+    fm_tensor_free(a);
+    return status;
+}
+
+/* x -> down(act(up(x))); all positions, own hidden units */
+static fm_status mlp(fm_gpt *m, const fm_block *b, fm_tensor *x, const fm_kv_cache *cache,
+                     fm_tensor **y) {
+    fm_act act = m->config.activation;
+    bool glu = fm_act_is_glu(act); /* an operation of its own: it halves the width */
+    fm_tensor *h = NULL, *a = NULL;
+    fm_status status = FM_OK;
+    FM_TRY_GOTO(column_linear(m, cache, &h, x, b->up_w, b->up_b, glu ? FM_ACT_NONE : act));
+    if (glu)
+        FM_TRY_GOTO(fm_activation(m->ctx, &a, h, act));
+    else
+        a = fm_tensor_retain(h);
+    FM_TRY_GOTO(row_linear(m, cache, y, a, b->down_w, b->down_b));
+out:
+    fm_tensor_free(h);
     fm_tensor_free(a);
     return status;
 }
@@ -93,8 +153,7 @@ fm_status fm_gpt_block(fm_gpt *m, int64_t layer, fm_tensor *x, fm_tensor *tokens
         FM_TRY_GOTO(fm_moe_forward(m->ctx, b->moe, n, tokens, &moe));
         f = fm_tensor_retain(moe.y);
     } else {
-        FM_TRY_GOTO(fm_feed_forward(m->ctx, &f, n, NULL, b->up_w, b->up_b, b->down_w, b->down_b,
-                                    m->config.activation));
+        FM_TRY_GOTO(mlp(m, b, n, cache, &f));
     }
     FM_TRY_GOTO(residual(m, mid, f, b->dropout_ffn, &out[0]));
     out[1] = fm_tensor_retain(moe.balance);
@@ -151,41 +210,53 @@ out:
     return status;
 }
 
-/* tokens -> norm(x) [B, S, d], and the layers' weighted losses into `losses` (may be NULL) */
+/* This rank's positions of tokens [B, S] -> [B, S/tp] */
+static fm_status own_positions(fm_gpt *m, fm_tensor *tokens, fm_tensor **own) {
+    int64_t S = tokens->shape[1] / m->mesh->config.tp, from = m->mesh->at.tp_rank * S;
+    return fm_split(m->ctx, own, tokens, 1, from, from + S);
+}
+
+/* tokens -> norm(x) [B, S, d], all positions on each tp rank, and the layers' weighted losses into
+ * `losses` (may be NULL) */
 static fm_status trunk(fm_gpt *m, fm_tensor *tokens, fm_tensor **y, fm_gpt_out *losses) {
     fm_ctx *ctx = m->ctx;
     const fm_moe_config *moe = &m->config.moe;
-    fm_tensor *x = NULL, *out[3] = {0};
+    fm_tensor *x = NULL, *own = NULL, *n = NULL, *out[3] = {0};
     fm_status status = FM_OK;
     const fm_clock *clock = fm_clock_enter(ctx, &m->params->clock);
     fm_rows rows = fm_rows_enter(ctx, fm_mesh_rows(m->mesh, tokens->shape[0], tokens->shape[1]));
-    FM_TRY_GOTO(fm_gpt_embed(m, tokens, 0, &x));
+    FM_TRY_GOTO(own_positions(m, tokens, &own));
+    FM_TRY_GOTO(fm_gpt_embed(m, tokens, NULL, &x));
     for (int64_t i = 0; i < m->config.n_layer; i++) {
         if (m->config.recompute) {
             block_call call = {m, i, m->training};
             FM_TRY_GOTO(fm_recompute(ctx, recomputed_block, &call, sizeof call, &m->keep,
-                                     (fm_tensor *[]){x, tokens, trained(m, i)}, 3, out, 3));
+                                     (fm_tensor *[]){x, own, trained(m, i)}, 3, out, 3));
         } else {
-            FM_TRY_GOTO(fm_gpt_block(m, i, x, tokens, NULL, out));
+            FM_TRY_GOTO(fm_gpt_block(m, i, x, own, NULL, out));
         }
         fm_tensor_free(x);
         x = out[0];
         out[0] = NULL;
         if (losses) {
-            double n = (double)m->n_moe;
-            FM_TRY_GOTO(add_loss(ctx, &losses->balance_loss, out[1], moe->aux_loss_weight / n));
-            FM_TRY_GOTO(add_loss(ctx, &losses->z_loss, out[2], moe->z_loss_weight / n));
+            double layers = (double)m->n_moe;
+            FM_TRY_GOTO(
+                add_loss(ctx, &losses->balance_loss, out[1], moe->aux_loss_weight / layers));
+            FM_TRY_GOTO(add_loss(ctx, &losses->z_loss, out[2], moe->z_loss_weight / layers));
         }
         fm_tensor_free(out[1]);
         fm_tensor_free(out[2]);
         out[1] = out[2] = NULL;
     }
-    FM_TRY_GOTO(fm_gpt_norm(m, &m->norm, x, y));
+    FM_TRY_GOTO(fm_gpt_norm(m, &m->norm, x, &n));
+    FM_TRY_GOTO(fm_gather_sequence(ctx, m->mesh->tp_comm, y, n));
 out:
     ctx->clock = clock;
     ctx->rows = rows;
     for (int i = 0; i < 3; i++) fm_tensor_free(out[i]);
     fm_tensor_free(x);
+    fm_tensor_free(own);
+    fm_tensor_free(n);
     return status;
 }
 
@@ -199,6 +270,11 @@ static fm_status check_tokens(fm_gpt *m, const fm_tensor *tokens, const fm_tenso
     FM_CHECK(!targets || (targets->dtype == FM_I32 && fm_same_shape(tokens, targets)), FM_ERR_SHAPE,
              "targets is %s; it must be like tokens, %s", fm_tensor_describe(targets, a, sizeof a),
              fm_tensor_describe(tokens, b, sizeof b));
+    FM_CHECK(tokens->shape[1] % m->mesh->config.tp == 0, FM_ERR_VALUE,
+             "tokens is %s and tp %d; tp ranks share the S = %lld positions equally: S must be a "
+             "multiple of %d",
+             fm_tensor_describe(tokens, a, sizeof a), m->mesh->config.tp,
+             (long long)tokens->shape[1], m->mesh->config.tp);
     return FM_OK;
 }
 
@@ -247,12 +323,22 @@ fm_status fm_gpt_forward(fm_gpt *m, fm_tensor *tokens, fm_tensor *targets, fm_gp
     fm_status status = trunk(m, tokens, &x, out);
     double n = share.valid > 0 ? (double)share.valid : 1;
     if (status == FM_OK)
-        status = fm_linear_cross_entropy(ctx, &out->lm_loss, NULL, x, m->head_w, NULL, targets, n);
+        status = fm_vocab_cross_entropy(ctx, m->mesh->tp_comm, &out->lm_loss, NULL, x, m->head_w,
+                                        targets, m->config.vocab_size, n);
     fm_status ended = fm_target_share_end(ctx, &share, &weight);
     if (status == FM_OK) status = ended;
     if (status == FM_OK) status = add_up(m, weight, out);
     fm_tensor_free(x);
     if (status != FM_OK) fm_gpt_out_free(out);
+    return status;
+}
+
+fm_status fm_gpt_head(fm_gpt *m, fm_tensor *x, fm_tensor **logits) {
+    fm_tensor *own;
+    *logits = NULL;
+    FM_TRY(fm_linear(m->ctx, &own, x, m->head_w, NULL, FM_ACT_NONE));
+    fm_status status = fm_gather_vocab(m->ctx, m->mesh->tp_comm, logits, own, m->config.vocab_size);
+    fm_tensor_free(own);
     return status;
 }
 
@@ -262,7 +348,7 @@ fm_status fm_gpt_logits(fm_gpt *m, fm_tensor *tokens, fm_tensor **logits) {
     fm_tensor *x = NULL;
     fm_status status = FM_OK;
     FM_TRY_GOTO(trunk(m, tokens, &x, NULL));
-    FM_TRY_GOTO(fm_linear(m->ctx, logits, x, m->head_w, NULL, FM_ACT_NONE));
+    FM_TRY_GOTO(fm_gpt_head(m, x, logits));
 out:
     fm_tensor_free(x);
     return status;

@@ -6,6 +6,10 @@
  *
  * The forward pass is model/gpt.c, a page. Letters: B sequences, S positions, d = d_model,
  * H heads, KV key/value heads, dh = d / H, h = d_hidden, V vocabulary.
+ *
+ * With a mesh of tp > 1 ranks each has 1/tp of heads, hidden units and vocabulary, and outside attention
+ * and feed-forward 1/tp of the positions (parallel/tensor_parallel.h). All tp ranks call everything
+ * together, with the same arguments, and get the same results.
  */
 #ifndef FM_MODEL_GPT_H
 #define FM_MODEL_GPT_H
@@ -39,16 +43,19 @@ fm_gpt_config fm_gpt_config_default(int64_t vocab_size, int64_t n_layer, int64_t
                                     int64_t n_head, int64_t seq_len);
 /* Ranges, and pairs that exclude each other, both named; fills in the zeros. */
 fm_status fm_gpt_config_check(fm_ctx *ctx, fm_gpt_config *c);
+/* Of a checked configuration: tp divides n_head, n_kv_head and the dense layers' d_hidden. */
+fm_status fm_gpt_config_check_mesh(fm_ctx *ctx, const fm_gpt_config *c, const fm_mesh_config *mesh);
 bool fm_gpt_is_moe_layer(const fm_gpt_config *c, int64_t layer);
 
 typedef struct fm_norm_params {
     fm_tensor *weight, *bias; /* [d]; bias NULL for rmsnorm and without biases */
 } fm_norm_params;
 
+/* Shapes of one tp rank: H, KV, h are its share. */
 typedef struct fm_block {
     fm_norm_params norm1, norm2;
     fm_tensor *qkv_w, *qkv_b; /* [(H + 2 KV) dh, d], rows q, then k, then v */
-    fm_tensor *out_w, *out_b; /* [d, H dh] */
+    fm_tensor *out_w, *out_b; /* [d, H dh]; biases of what adds to x are whole */
     fm_tensor *up_w, *up_b;   /* dense: [h or 2h, d] */
     fm_tensor *down_w, *down_b;
     fm_moe *moe;                        /* NULL in dense blocks */
@@ -88,8 +95,8 @@ typedef struct fm_gpt_out {
 } fm_gpt_out;
 void fm_gpt_out_free(fm_gpt_out *o);
 
-/* tokens, targets int32 [B, S], 1 <= S <= seq_len; targets -1 are ignored. All ranks together, each with
- * its B sequences of the global micro-batch. */
+/* tokens, targets int32 [B, S], 1 <= S <= seq_len, a multiple of tp; targets -1 are ignored. All ranks
+ * together, each with its dp rank's B sequences of the global micro-batch. */
 fm_status fm_gpt_forward(fm_gpt *m, fm_tensor *tokens, fm_tensor *targets, fm_gpt_out *out);
 /* [B, S, V] of the model's dtype */
 fm_status fm_gpt_logits(fm_gpt *m, fm_tensor *tokens, fm_tensor **logits);
@@ -103,7 +110,7 @@ int64_t fm_gpt_num_active_parameters(const fm_gpt *m); /* of which one token use
  * experts, or, measured, as many as computed a token of the last forward on average. */
 double fm_gpt_flops_per_token(const fm_gpt *m, int64_t S, bool measured);
 
-/* Bytes that a training step on B sequences of S holds at its peak, by role. activations: what the
+/* Bytes that a training step on B sequences of S holds on this rank at its peak, by role. activations: what the
  * allocator gives, and the scratch of attention's backward on a CPU. */
 typedef struct fm_memory_plan {
     size_t parameters, gradients, moments, activations;
@@ -112,7 +119,7 @@ fm_memory_plan fm_gpt_memory_plan(const fm_gpt *m, int64_t B, int64_t S);
 
 /* ---- generation */
 
-/* Keys and values of the positions so far, per layer [B, capacity, KV dh]. */
+/* Keys and values of the positions so far, per layer [B, capacity, KV dh], of this rank's heads. */
 typedef struct fm_kv_cache {
     int64_t B, length, capacity;
     int64_t n_layer;
@@ -136,7 +143,8 @@ int32_t fm_sample(const float *logits, int64_t V, const fm_sampling *s, uint64_t
 /* Continues B prompts of S >= 1 tokens (host memory [B, S]) by n tokens into out [B, S + n] (host
  * memory). The KV cache is rebuilt from the last seq_len/2 tokens whenever it is full. Nothing is
  * dropped, no noise is drawn; what a row draws depends on the seed, its number and the position alone.
- * stop (may be NULL) is asked before each token: true ends with FM_ERR_INTERRUPTED. */
+ * stop (may be NULL) is asked before each token: true, on any of the tp ranks, ends with
+ * FM_ERR_INTERRUPTED on all. */
 fm_status fm_gpt_generate(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S, int64_t n,
                           const fm_sampling *s, bool (*stop)(void), int32_t *out);
 

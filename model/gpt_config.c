@@ -78,3 +78,23 @@ fm_status fm_gpt_config_check(fm_ctx *ctx, fm_gpt_config *c) {
     c->moe.bias = c->bias;
     return fm_moe_config_check(ctx, &c->moe, c->gate);
 }
+
+fm_status fm_gpt_config_check_mesh(fm_ctx *ctx, const fm_gpt_config *c,
+                                   const fm_mesh_config *mesh) {
+    char would[256];
+    bool dense = false;
+    for (int64_t i = 0; i < c->n_layer; i++) dense |= !fm_gpt_is_moe_layer(c, i);
+    const struct {
+        const char *name;
+        int64_t value;
+        bool split;
+    } sizes[] = {{"n_head", c->n_head, true},
+                 {"n_kv_head", c->n_kv_head, true},
+                 {"d_hidden", c->d_hidden, dense}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        FM_CHECK(!sizes[i].split || sizes[i].value % mesh->tp == 0, FM_ERR_VALUE,
+                 "%s is %lld and tp %d; tp must divide it, as %s would", sizes[i].name,
+                 (long long)sizes[i].value, mesh->tp,
+                 fm_divisors(sizes[i].value, would, sizeof would));
+    return FM_OK;
+}

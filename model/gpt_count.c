@@ -70,22 +70,27 @@ static size_t sums(const fm_param_set *s) {
     return (size_t)n * sizeof(float);
 }
 
+/* With tp ranks each keeps its share of everything: heads and hidden units of all positions, or own
+ * positions of the whole width. Whole are, while a layer's backward runs, its input gathered again
+ * and the input's gradient, one of them twice where the sequences of several have to be sorted. */
 fm_memory_plan fm_gpt_memory_plan(const fm_gpt *m, int64_t B, int64_t S) {
     const fm_gpt_config *c = &m->config;
     size_t flat = (size_t)m->params->numel * sizeof(float);
     size_t copies = m->params->models ? fm_nbytes(m->params->models) : 0;
-    double T = (double)(B * S), size = (double)fm_dtype_size(c->dtype);
+    int64_t ranks = m->mesh->config.tp;
+    double T = (double)(B * S), size = (double)fm_dtype_size(c->dtype), tp = (double)ranks;
     double blocks = 0, widest = 0, transients = 0;
     for (int64_t i = 0; i < c->n_layer; i++) {
-        double a = block_activations(m, i), t = block_transients(m, i);
-        blocks += c->recompute ? (double)c->d_model : a;
+        double a = block_activations(m, i) / tp, t = block_transients(m, i) / tp;
+        blocks += c->recompute ? (double)c->d_model / tp : a;
         if (a > widest) widest = a;
         if (t > transients) transients = t;
     }
     if (c->recompute) blocks += widest; /* one block at a time is whole */
-    double logits = T * (double)c->vocab_size * size;
+    if (ranks > 1) transients += (B > 1 ? 3 : 2) * (double)c->d_model;
+    double logits = T * (double)m->head_w->shape[0] * size;
     double budget = (double)m->ctx->logits_budget;
-    size_t scratch = fm_attention_scratch(m->ctx, B, S, c->n_head, c->n_kv_head,
+    size_t scratch = fm_attention_scratch(m->ctx, B, S, c->n_head / ranks, c->n_kv_head / ranks,
                                           c->d_model / c->n_head);
     double ends = T * 2 * (double)c->d_model * size + (logits < budget ? logits : budget);
     return (fm_memory_plan){

@@ -7,17 +7,16 @@ fm_mesh_config fm_mesh_config_default(void) {
     return (fm_mesh_config){.tp = 1, .pp = 1, .ep = 1, .etp = 1, .zero = 1};
 }
 
-/* "1, 2, 4 and 8": what divides n. */
-static const char *divisors(int n, char *buf, size_t size) {
+const char *fm_divisors(int64_t n, char *buf, size_t size) {
     size_t used = 0;
     buf[0] = 0;
-    for (int d = 1; d <= n && used < size; d++)
+    for (int64_t d = 1; d <= n && used < size; d++)
         if (n % d == 0)
-            used += (size_t)snprintf(buf + used, size - used, "%s%d",
+            used += (size_t)snprintf(buf + used, size - used, "%s%lld",
                                      d == 1   ? ""
                                      : d == n ? " and "
                                               : ", ",
-                                     d);
+                                     (long long)d);
     return buf;
 }
 
@@ -38,18 +37,18 @@ static fm_status check(fm_ctx *ctx, const fm_mesh_config *c, int rank, int world
              "mesh: rank is %d; the %d ranks are 0 to %d", rank, world_size, world_size - 1);
     FM_CHECK(world_size % c->pp == 0, FM_ERR_VALUE,
              "mesh: pp is %d; what divides the %d ranks is allowed: %s", c->pp, world_size,
-             divisors(world_size, would, sizeof would));
+             fm_divisors(world_size, would, sizeof would));
     int stage = world_size / c->pp;
     FM_CHECK(stage % c->tp == 0, FM_ERR_VALUE,
              "mesh: tp is %d; what divides world_size / pp = %d is allowed: %s", c->tp, stage,
-             divisors(stage, would, sizeof would));
+             fm_divisors(stage, would, sizeof would));
     FM_CHECK(stage % c->etp == 0, FM_ERR_VALUE,
              "mesh: etp is %d; what divides world_size / pp = %d is allowed: %s", c->etp, stage,
-             divisors(stage, would, sizeof would));
+             fm_divisors(stage, would, sizeof would));
     int experts = stage / c->etp;
     FM_CHECK(experts % c->ep == 0, FM_ERR_VALUE,
              "mesh: ep is %d; what divides world_size / (pp * etp) = %d is allowed: %s", c->ep,
-             experts, divisors(experts, would, sizeof would));
+             experts, fm_divisors(experts, would, sizeof would));
     return FM_OK;
 }
 

@@ -53,6 +53,9 @@ enum { FM_REPLICAS_KINDS = FM_REPLICATED_EDP_ETP + 1 };
 fm_comm *fm_mesh_replicas(const fm_mesh *m, fm_replicas kind); /* borrowed */
 const char *fm_replicas_name(fm_replicas kind);                /* "dp", "dp*tp", "edp", "edp*etp" */
 
+/* "1, 2, 4 and 8": what divides n, for messages; returns buf. */
+const char *fm_divisors(int64_t n, char *buf, size_t size);
+
 /* Which rows of the global micro-batch this rank holds where each dp rank has B sequences of S positions,
  * and its tp ranks S/tp of each: for fm_rows_enter. */
 fm_rows fm_mesh_rows(const fm_mesh *m, int64_t B, int64_t S);
