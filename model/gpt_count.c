@@ -52,7 +52,8 @@ static double block_activations(const fm_gpt *m, int64_t layer) {
     return n;
 }
 
-/* Floats per token that exist only while a block's backward runs: the gradients of its widest part. */
+/* Floats per token that exist only while a block's backward runs, beside what its forward left: the
+ * gradients of its widest part, less the activation that they replace. */
 static double block_transients(const fm_gpt *m, int64_t layer) {
     const fm_gpt_config *c = &m->config;
     const fm_moe *moe = m->blocks[layer].moe;
@@ -60,7 +61,7 @@ static double block_transients(const fm_gpt *m, int64_t layer) {
     double k = moe ? (double)moe->config.top_k : 1;
     double h = (double)(moe ? moe->config.d_hidden : c->d_hidden);
     fm_act act = moe ? moe->config.activation : c->activation;
-    return d + k * (d + h * (fm_act_is_glu(act) ? 3 : 2));
+    return d + k * (d + h * (fm_act_is_glu(act) ? 2 : 1));
 }
 
 /* Reduced gradients that lie beside a rank's own. */
@@ -86,17 +87,19 @@ fm_memory_plan fm_gpt_memory_plan(const fm_gpt *m, int64_t B, int64_t S) {
         if (a > widest) widest = a;
         if (t > transients) transients = t;
     }
-    if (c->recompute) blocks += widest; /* one block at a time is whole */
     if (ranks > 1) transients += (B > 1 ? 3 : 2) * (double)c->d_model;
+    if (c->recompute) transients += widest; /* one block at a time is whole */
     double logits = T * (double)m->head_w->shape[0] * size;
     double budget = (double)m->ctx->logits_budget;
+    /* The loss's backward is over when the last block's begins. */
+    double last = T * transients * size;
+    double ends = T * 2 * (double)c->d_model * size + (logits < budget ? logits : budget);
     size_t scratch = fm_attention_scratch(m->ctx, B, S, c->n_head / ranks, c->n_kv_head / ranks,
                                           c->d_model / c->n_head);
-    double ends = T * 2 * (double)c->d_model * size + (logits < budget ? logits : budget);
     return (fm_memory_plan){
         .parameters = fm_nbytes(m->params->masters) + copies,
         .gradients = flat + sums(m->params),
         .moments = 2 * sizeof(float) * (size_t)m->params->state_numel,
-        .activations = (size_t)(T * (blocks + transients) * size + ends) + scratch,
+        .activations = (size_t)(T * blocks * size + (last > ends ? last : ends)) + scratch,
     };
 }
