@@ -259,6 +259,27 @@ static void memory_plan(test *t) {
     }
 }
 
+/* What docs/parallelism.md says that a step sends over tp. */
+static void traffic(test *t) {
+    for (int recompute = 0; recompute < 2; recompute++) {
+        run r;
+        EXPECT_OK(t, run_new(t->ctx, &r, &(variant){.recompute = recompute}, ranks_world(),
+                             ranks_world()->size, 1));
+        fm_comm_stats *sent = r.mesh->tp_comm->stats;
+        memset(sent, 0, FM_COLLECTIVE_KINDS * sizeof *sent);
+        EXPECT_OK(t, differentiate(t->ctx, &r));
+        int64_t tp = ranks_world()->size, once = (tp - 1) * (B * S / tp) * D * 4;
+        int64_t gathers = (recompute ? 8 : 6) * L + 2, sums = (recompute ? 6 : 4) * L + 2;
+        int64_t loss = (tp - 1) * 2 * B * S * 4;
+        EXPECT(t, sent[FM_ALL_GATHER].bytes == gathers * once + loss, "gathered: %d bytes",
+               (int)sent[FM_ALL_GATHER].bytes);
+        EXPECT(t, sent[FM_REDUCE_SCATTER].bytes == sums * once, "scattered: %d bytes",
+               (int)sent[FM_REDUCE_SCATTER].bytes);
+        EXPECT(t, sent[FM_ALL_REDUCE].calls == 0, "%d sums", (int)sent[FM_ALL_REDUCE].calls);
+        run_free(&r);
+    }
+}
+
 /* ---- generation: whole sequences on every rank, own heads in the cache */
 
 static fm_status extend(fm_ctx *ctx, run *r, fm_kv_cache *cache, int64_t at, int64_t n,
@@ -367,6 +388,7 @@ static void errors(test *t) {
 
 #define VARIANT_ENTRY(name, ...) {#name, name},
 static const test_case cases[] = {VARIANTS(VARIANT_ENTRY){"memory_plan", memory_plan},
+                                  {"traffic", traffic},
                                   {"generation", generation},
                                   {"errors", errors}};
 RANKS_PROGRAM(cases)
