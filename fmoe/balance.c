@@ -49,8 +49,10 @@ fm_status fm_balance_of_sequences(fm_ctx *ctx, const fm_mesh *mesh, fm_tensor **
     /* E/T Σ_t Σ_e f[sequence of t, e] probs[t, e] */
     FM_TRY_GOTO(FM_NEW(ctx, &f, FM_F32, T, E));
     FM_TRY_GOTO(fm_host_view(ctx, f, (void **)&spread));
-    for (int64_t t = 0; t < T; t++)
-        for (int64_t e = 0; e < E; e++) spread[t * E + e] = (float)count[t / own * E + e] / whole;
+    for (int64_t t = 0; t < T; t++) {
+        const int32_t *sequence = count + t / own * E;
+        for (int64_t e = 0; e < E; e++) spread[t * E + e] = (float)sequence[e] / whole;
+    }
     FM_TRY_GOTO(fm_host_commit(ctx, f, spread));
     FM_TRY_GOTO(fm_mul(ctx, &terms, probs, f));
     FM_TRY_GOTO(fm_sum(ctx, loss, terms, T > 0 ? (float)E / (float)T : 0.0f));
