@@ -15,13 +15,13 @@ RANK, WORLD = fmoe.rank(), fmoe.world_size()
 VOCAB, SEQ_LEN, BATCH, STEPS = 64, 16, 8, 3
 
 
-def meshes() -> list[dict[str, int]]:
-    """Every (ep, etp) of this many ranks; tp is another test's."""
+def meshes(most_tp: int = 1) -> list[dict[str, int]]:
+    """Every (ep, etp) of this many ranks, and every tp up to most_tp."""
     sizes = [n for n in range(1, WORLD + 1) if WORLD % n == 0]
     return [
-        {"ep": ep, "etp": etp}
-        for ep, etp in itertools.product(sizes, sizes)
-        if WORLD % (ep * etp) == 0
+        {"tp": tp, "ep": ep, "etp": etp}
+        for tp, ep, etp in itertools.product(sizes, sizes, sizes)
+        if tp <= most_tp and WORLD % (ep * etp) == 0
     ]
 
 
@@ -32,7 +32,7 @@ def make(sizes: dict[str, int], recompute: str = "none", **moe: object) -> fmoe.
         vocab_size=VOCAB,
         n_layer=2,
         d_model=16,
-        n_head=2,
+        n_head=4,
         seq_len=SEQ_LEN,
         dropout=0.1,
         moe=fmoe.MoE(**options),
@@ -41,12 +41,13 @@ def make(sizes: dict[str, int], recompute: str = "none", **moe: object) -> fmoe.
     )
 
 
-def batch(step: int) -> tuple[list[list[int]], list[list[int]]]:
+def batch(step: int, tp: int = 1) -> tuple[list[list[int]], list[list[int]]]:
     """This rank's sequences of the step's BATCH."""
-    own = BATCH // WORLD
+    dp = WORLD // tp
+    own, first = BATCH // dp, RANK // tp * (BATCH // dp)
     rows = [
         [(i * 37 + j * j * 11 + step * 5) % VOCAB for j in range(SEQ_LEN + 1)]
-        for i in range(RANK * own, (RANK + 1) * own)
+        for i in range(first, first + own)
     ]
     return [row[:-1] for row in rows], [row[1:] for row in rows]
 
@@ -55,7 +56,7 @@ def train(model: fmoe.GPT) -> list[float]:
     opt = fmoe.AdamW(model, lr=1e-3)
     losses = []
     for step in range(STEPS):
-        model(*batch(step)).loss.backward()
+        model(*batch(step, model.mesh.tp)).loss.backward()
         losses.append(float(opt.step().loss))
     return losses
 
@@ -82,7 +83,7 @@ def trained_alike_on_every_mesh() -> None:
         {"gate": "naive", "activation": "swiglu", "num_shared_experts": 1},
     ):
         want, stats = None, None
-        for sizes in meshes():
+        for sizes in meshes(most_tp=4):
             model = make(sizes, **moe)
             losses = train(model)
             counts = [s["tokens_per_expert"] for s in model.moe_stats()]
@@ -107,7 +108,7 @@ def every_expert_is_somewhere() -> None:
 @case
 def recordings_of_all_meshes_are_equal() -> None:
     first = None
-    for sizes in meshes():
+    for sizes in meshes(most_tp=4):
         path = folder()
         model = make(sizes, capacity_factor=0.8)
         with fmoe.record(model, path):
@@ -186,6 +187,41 @@ def gates_of_ones_own() -> None:
     assert stats["tokens_per_expert"] == [own] * WORLD + [0] * (8 - WORLD), stats
     assert abs(stats["balance_loss"] - WORLD) < 1e-6
     assert abs(out.aux["balance"] - 0.01 * WORLD) < 1e-6
+
+
+class Even(fmoe.Gate):
+    """Token t goes to expert t % 8."""
+
+    default_top_k = 1
+
+    def forward(
+        self, x: fmoe.Tensor, token_ids: fmoe.Tensor | None = None
+    ) -> tuple[fmoe.Tensor, fmoe.Tensor, fmoe.Tensor | None]:
+        n = x.shape[0]
+        return fmoe.tensor([[t % 8] for t in range(n)]), fmoe.tensor([[1.0]] * n), None
+
+
+@case
+def bytes_as_documented() -> None:
+    """docs/moe.md, "Across ranks"; 2 layers of width 16, 8 experts, float32."""
+    tokens = BATCH * SEQ_LEN // WORLD
+    for sizes, capacity, recompute in itertools.product(meshes(), (None, 1.0), ("none", "block")):
+        model = make(sizes, recompute, gate=Even, capacity_factor=capacity)
+        mesh = fmoe.Mesh(**sizes)
+        mesh.comm_stats(reset=True)
+        model(*batch(0)).loss.backward()
+        rows = {(row["group"], row["kind"]): row for row in mesh.comm_stats()}
+        forwards = 2 if recompute == "block" else 1
+        counts = 3 * 8 + 5 + (8 if capacity else 0)
+        sent = rows["stage", "all_gather"]["bytes"]
+        assert sent == 2 * forwards * 4 * counts * (WORLD - 1), (sizes, capacity, recompute, sent)
+        ranks = sizes["ep"] * sizes["etp"]
+        if ranks == 1:
+            assert ("expert", "all_to_all_v") not in rows, sizes
+            continue
+        one_way = tokens * 16 * 4 * (ranks - 1) // sizes["ep"]
+        sent = rows["expert", "all_to_all_v"]["bytes"]
+        assert sent == 2 * (2 * forwards + 2) * one_way, (sizes, capacity, recompute, sent)
 
 
 @case
