@@ -155,11 +155,28 @@ def replayed_on_another_mesh() -> None:
 
 
 def train_once(model: fmoe.GPT) -> dict:
-    """One forward of a fresh optimiser's step 0."""
+    """One forward of a fresh optimiser's step 0: the first layer's statistics, and the loss."""
     opt = fmoe.AdamW(model, lr=0.0)
     model(*batch(0)).loss.backward()
-    opt.step()
-    return model.moe_stats()[0]
+    return {"loss": opt.step().loss, **model.moe_stats()[0]}
+
+
+@case
+def saved_on_one_mesh_loaded_on_another() -> None:
+    """The halves of a split swiglu are many boxes."""
+    moe = {"gate": "naive", "activation": "swiglu"}
+    for sizes in meshes():
+        model, path = make(sizes, **moe), folder()
+        train(model)
+        want = train_once(model)["loss"]
+        ckpt = fmoe.Checkpointer(path)
+        ckpt.save(1, model=model)
+        ckpt.wait()
+        for other in meshes():
+            loaded = make(other, **moe)
+            assert fmoe.Checkpointer(path).load(model=loaded) == 1
+            got = train_once(loaded)["loss"]
+            assert abs(got - want) <= 1e-5 * want, (sizes, other, got, want)
 
 
 class Everyone(fmoe.Gate):
