@@ -105,6 +105,8 @@ const char *fm_ckpt_manifest_json(const fm_ckpt_reader *r);
  * FM_ERR_CHECKPOINT names file and dataset: missing, other global shape, checksum, truncated; the
  * elements are then unspecified. */
 fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want);
+/* The same into host memory. */
+fm_status fm_ckpt_read_host(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want);
 bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name);
 /* What fm_ckpt_open checks, every dataset's chunks, every file's checksum; FM_ERR_CHECKPOINT names the first bad one. */
 fm_status fm_ckpt_verify(fm_ctx *ctx, const char *path);
@@ -117,6 +119,24 @@ typedef struct fm_ckpt_entry {
 } fm_ckpt_entry;
 int64_t fm_ckpt_count(const fm_ckpt_reader *r);
 fm_ckpt_entry fm_ckpt_at(const fm_ckpt_reader *r, int64_t i);
+/* An array in the first file that has it; false: none has. */
+bool fm_ckpt_find(const fm_ckpt_reader *r, const char *name, fm_ckpt_entry *out);
+
+/* ---- tools */
+
+/* Writes the checkpoint `from`, a step_N folder of any layout, as root/step_N in that of one rank: array by
+ * array, so that memory holds the largest one. FM_ERR_VALUE: root has this step or a later one. */
+fm_status fm_ckpt_merge(fm_ctx *ctx, const char *from, const char *root);
+
+/* How far an array of two checkpoints differs. A NaN is equal to one of the same bits only. */
+typedef struct fm_ckpt_difference {
+    int64_t unequal; /* elements */
+    double max_abs;  /* of |x - y|; infinite where one is no number */
+    double relative; /* |x - y| / max(|x|, |y|), Euclidean norms; 0 where both are 0 */
+} fm_ckpt_difference;
+/* In blocks of a few MiB (a row at least). FM_ERR_CHECKPOINT as fm_ckpt_read; other shapes as well. */
+fm_status fm_ckpt_compare(fm_ctx *ctx, fm_ckpt_reader *a, fm_ckpt_reader *b, const char *name,
+                          fm_ckpt_difference *out);
 
 /* Testing: the n-th file or HDF5 call of the saves from now on fails with this errno; -1: none. */
 void fm_checkpointer_fail_at(fm_checkpointer *k, int64_t n, int error_number);

@@ -22,6 +22,12 @@ fm_status fm_manifest_add(fm_error *err, fm_manifest *m, const fm_manifest_file 
     return FM_OK;
 }
 
+fm_status fm_manifest_add_name(fm_error *err, fm_manifest *m, const char *name) {
+    fm_manifest_file f = {0};
+    snprintf(f.name, sizeof f.name, "%s", name);
+    return fm_manifest_add(err, m, &f);
+}
+
 static json_t *file_list(int64_t n, const fm_manifest_file *list) {
     json_t *files = json_array();
     for (int64_t i = 0; files && i < n; i++) {

@@ -23,6 +23,7 @@ typedef struct fm_manifest {
 
 /* Adds to m->files. */
 fm_status fm_manifest_add(fm_error *err, fm_manifest *m, const fm_manifest_file *f);
+fm_status fm_manifest_add_name(fm_error *err, fm_manifest *m, const char *name); /* to be sealed */
 /* FM_ERR_VALUE, and no file: a text longer than fm_manifest_read takes. */
 fm_status fm_manifest_write(fm_error *err, fm_io_env *env, const char *path, const fm_manifest *m);
 /* FM_ERR_CHECKPOINT: no JSON, wrong types, another version, file names that are no plain names,

@@ -183,15 +183,25 @@ int64_t fm_ckpt_count(const fm_ckpt_reader *r) {
     return n;
 }
 
+static fm_ckpt_entry entry_of(const shard *s, const fm_h5_array *a) {
+    fm_ckpt_entry e = {a->name, s->name, a->ndim, a->global_shape, 0};
+    for (int64_t b = 0; b < a->n_boxes; b++) e.numel += fm_box_numel(a->ndim, &a->boxes[b]);
+    return e;
+}
+
 fm_ckpt_entry fm_ckpt_at(const fm_ckpt_reader *r, int64_t i) {
     for (int64_t k = 0; k < r->n_shards; i -= r->shards[k++].n) {
         if (i >= r->shards[k].n) continue;
-        const fm_h5_array *a = &r->shards[k].arrays[i];
-        fm_ckpt_entry e = {a->name, r->shards[k].name, a->ndim, a->global_shape, 0};
-        for (int64_t b = 0; b < a->n_boxes; b++) e.numel += fm_box_numel(a->ndim, &a->boxes[b]);
-        return e;
+        return entry_of(&r->shards[k], &r->shards[k].arrays[i]);
     }
     return (fm_ckpt_entry){0};
+}
+
+bool fm_ckpt_find(const fm_ckpt_reader *r, const char *name, fm_ckpt_entry *out) {
+    int64_t first;
+    if (find(r, name, &first) == 0) return false;
+    *out = entry_of(r->index[first].shard, r->index[first].array);
+    return true;
 }
 
 bool fm_ckpt_has(const fm_ckpt_reader *r, const char *name) {
@@ -234,31 +244,35 @@ static fm_status read_box(fm_ctx *ctx, const shard *s, const fm_h5_array *a, int
     return FM_OK;
 }
 
-fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want) {
+fm_status fm_ckpt_read_host(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want) {
     const fm_region *p = &want->region;
     int64_t numel = fm_region_numel(p), filled = 0, first, files = find(r, want->name, &first);
     FM_CHECK(files > 0, FM_ERR_CHECKPOINT, "%s: no file has dataset %s", r->path, want->name);
-    fm_status status = FM_OK;
-    bool direct = ctx->dev->on_host;
-    float *host = direct ? want->data : malloc((size_t)(numel ? numel : 1) * sizeof *host);
-    FM_CHECK(host || numel == 0, FM_ERR_OOM, "out of memory: %lld elements of %s", (long long)numel,
-             want->name);
     for (int64_t i = first; i < first + files; i++) {
         const shard *s = r->index[i].shard;
         const fm_h5_array *a = r->index[i].array;
-        FM_CHECK_GOTO(same_shape(a, p), FM_ERR_CHECKPOINT,
-                      "%s/%s: dataset %s has another global_shape than the model's parameter",
-                      r->path, s->name, a->name);
+        FM_CHECK(same_shape(a, p), FM_ERR_CHECKPOINT,
+                 "%s/%s: dataset %s has another global_shape than the model's parameter", r->path,
+                 s->name, a->name);
         for (int64_t b = 0; b < a->n_boxes; b++)
-            FM_TRY_GOTO(read_box(ctx, s, a, b, p, host, &filled));
+            FM_TRY(read_box(ctx, s, a, b, p, want->data, &filled));
     }
-    FM_CHECK_GOTO(filled == numel, FM_ERR_CHECKPOINT,
-                  "%s: dataset %s: the files hold %lld of the %lld elements wanted", r->path,
-                  want->name, (long long)filled, (long long)numel);
-    if (numel && !direct)
-        FM_TRY_GOTO(FM_KERNEL(ctx, copy_in, want->data, host, (size_t)numel * sizeof(float)));
-out:
-    if (!direct) free(host);
+    FM_CHECK(filled == numel, FM_ERR_CHECKPOINT,
+             "%s: dataset %s: the files hold %lld of the %lld elements wanted", r->path, want->name,
+             (long long)filled, (long long)numel);
+    return FM_OK;
+}
+
+fm_status fm_ckpt_read(fm_ctx *ctx, fm_ckpt_reader *r, const fm_ckpt_array *want) {
+    if (ctx->dev->on_host) return fm_ckpt_read_host(ctx, r, want);
+    size_t bytes = (size_t)fm_region_numel(&want->region) * sizeof(float);
+    fm_ckpt_array here = *want;
+    here.data = malloc(bytes + 1);
+    FM_CHECK(here.data, FM_ERR_OOM, "out of memory: %zu bytes of %s", bytes, want->name);
+    fm_status status = fm_ckpt_read_host(ctx, r, &here);
+    if (status == FM_OK && bytes > 0)
+        status = FM_KERNEL(ctx, copy_in, want->data, here.data, bytes);
+    free(here.data);
     return status;
 }
 

@@ -153,12 +153,6 @@ static void file_name(const fm_snapshot *s, fm_ckpt_group group, char *out, size
     }
 }
 
-static fm_status add_file(fm_error *err, fm_manifest *m, const char *name) {
-    fm_manifest_file f = {0};
-    snprintf(f.name, sizeof f.name, "%s", name);
-    return fm_manifest_add(err, m, &f);
-}
-
 /* The n pieces from a[0] on are one dataset: their boxes one after another, and their elements. */
 static fm_status write_pieces(fm_error *err, fm_h5 *h, const fm_snapshot_array *a, int n,
                               int compression) {
@@ -203,7 +197,7 @@ static fm_status write_group(fm_error *err, fm_io_env *env, const char *tmp, fm_
             file_name(s, group, name, sizeof name);
             FM_TRY_GOTO(fm_disk_join(err, path, tmp, name));
             FM_TRY_GOTO(fm_h5_create(err, env, path, &h));
-            FM_TRY_GOTO(add_file(err, &s->manifest, name));
+            FM_TRY_GOTO(fm_manifest_add_name(err, &s->manifest, name));
         }
         FM_TRY_GOTO(n == 1 ? fm_h5_write(err, h, a->name, &a->region, a->data, s->compression)
                            : write_pieces(err, h, a, n, s->compression));
@@ -216,19 +210,20 @@ out:
     return status;
 }
 
-static fm_status write_state(fm_error *err, fm_io_env *env, const char *tmp, fm_snapshot *s) {
+fm_status fm_state_write(fm_error *err, fm_io_env *env, const char *tmp, const char *state_json,
+                         fm_manifest *m) {
     char path[FM_PATH];
     fm_h5 *h;
     FM_TRY(fm_disk_join(err, path, tmp, "state.h5"));
     FM_TRY(fm_h5_create(err, env, path, &h));
-    fm_status status = fm_h5_write_text(err, h, "state", s->state_json);
+    fm_status status = fm_h5_write_text(err, h, "state", state_json);
     fm_status closed = fm_h5_close(err, h);
     if (status == FM_OK) status = closed;
-    return status == FM_OK ? add_file(err, &s->manifest, "state.h5") : status;
+    return status == FM_OK ? fm_manifest_add_name(err, m, "state.h5") : status;
 }
 
 fm_status fm_snapshot_write(fm_error *err, fm_io_env *env, const char *tmp, fm_snapshot *s) {
     for (fm_ckpt_group g = FM_CKPT_DENSE; g <= FM_CKPT_OPTIM; g++)
         FM_TRY(write_group(err, env, tmp, s, g));
-    return s->at.rank == 0 ? write_state(err, env, tmp, s) : FM_OK;
+    return s->at.rank == 0 ? fm_state_write(err, env, tmp, s->state_json, &s->manifest) : FM_OK;
 }

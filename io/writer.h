@@ -34,6 +34,9 @@ void fm_snapshot_free(fm_snapshot *s); /* NULL is legal */
  * where its first element is. */
 uint64_t fm_ckpt_balance(const fm_ckpt_content *content);
 
+/* state.h5, listed in m. */
+fm_status fm_state_write(fm_error *err, fm_io_env *env, const char *tmp, const char *state_json,
+                         fm_manifest *m);
 /* Writes this rank's files into the folder `tmp` and lists them in s->manifest. */
 fm_status fm_snapshot_write(fm_error *err, fm_io_env *env, const char *tmp, fm_snapshot *s);
 

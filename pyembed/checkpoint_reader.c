@@ -103,6 +103,35 @@ static PyObject *reader_read(PyObject *o, PyObject *const *args, Py_ssize_t narg
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+typedef struct compare_args {
+    PyObject *other;
+    const char *name;
+} compare_args;
+static const fm_option compare_rows[] = {
+    {"other", offsetof(compare_args, other), FM_OPT_OBJECT, 0, 0, 0, NULL, NULL,
+     "another checkpoint", "CheckpointReader"},
+    {"name", offsetof(compare_args, name), FM_OPT_TEXT, 0, 0, 0, NULL, NULL, "of an array", NULL},
+    {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
+};
+static const fm_options compare_options = {"compare", compare_rows, 2, ""};
+
+static PyObject *reader_compare(PyObject *o, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    compare_args a;
+    if (!fm_options_parse_fast(&compare_options, args, n, names, &a)) return NULL;
+    if (Py_TYPE(a.other) != Py_TYPE(o))
+        return PyErr_Format(PyExc_TypeError,
+                            "compare: other=%R (%s) is of the wrong type: a CheckpointReader is "
+                            "wanted",
+                            a.other, fm_type_name(a.other));
+    fm_ckpt_difference d;
+    fm_call c;
+    if (!fm_call_begin(&c)) return NULL;
+    fm_status s = fm_ckpt_compare(c.ctx, ((py_reader *)o)->reader, ((py_reader *)a.other)->reader,
+                                  a.name, &d);
+    if (!fm_call_end(&c, s)) return NULL;
+    return Py_BuildValue("Ldd", (long long)d.unequal, d.max_abs, d.relative);
+}
+
 static PyObject *reader_has(PyObject *o, PyObject *name) {
     const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
     if (!text) return PyErr_Format(PyExc_TypeError, "has: name=%R: a str is wanted", name);
@@ -141,6 +170,9 @@ static PyObject *reader_arrays(PyObject *o, void *unused) {
 static PyMethodDef reader_methods[] = {
     {"read", (PyCFunction)(void (*)(void))reader_read, METH_FASTCALL | METH_KEYWORDS,
      "read($self, model, optimizer=None)\n--\n\nOverwrites parameters and moments."},
+    {"compare", (PyCFunction)(void (*)(void))reader_compare, METH_FASTCALL | METH_KEYWORDS,
+     "compare($self, other, name)\n--\n\nOf an array of both: elements that differ, the largest "
+     "|x - y|, and\n|x - y| / max(|x|, |y|) in Euclidean norms."},
     {"has", reader_has, METH_O, "has($self, name, /)\n--\n\nWhether it has an array of the name."},
     {NULL, NULL, 0, NULL},
 };
@@ -205,8 +237,34 @@ static PyObject *checkpoint_verify(PyObject *module, PyObject *const *args, Py_s
     return ok ? Py_NewRef(Py_None) : NULL;
 }
 
-static const fm_function functions[] = {
-    {&list_options, checkpoint_list}, {&verify_options, checkpoint_verify}, {NULL, NULL}};
+typedef struct merge_args {
+    PyObject *path, *root; /* bytes */
+} merge_args;
+static const fm_option merge_rows[] = {
+    {"path", offsetof(merge_args, path), FM_OPT_PATH, 0, 0, 0, NULL, NULL, "a step_N folder", NULL},
+    {"root", offsetof(merge_args, root), FM_OPT_PATH, 0, 0, 0, NULL, NULL,
+     "folder in which step_N is written", NULL},
+    {NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL},
+};
+static const fm_options merge_options = {
+    "checkpoint_merge", merge_rows, 2,
+    "Writes a checkpoint of any layout anew in that of one rank, array by array."};
+static PyObject *checkpoint_merge(PyObject *module, PyObject *const *args, Py_ssize_t n,
+                                  PyObject *names) {
+    (void)module;
+    merge_args a;
+    if (!fm_options_parse_fast(&merge_options, args, n, names, &a)) return NULL;
+    fm_call c;
+    bool ok = fm_call_begin(&c) && fm_call_end(&c, fm_ckpt_merge(c.ctx, PyBytes_AS_STRING(a.path),
+                                                                 PyBytes_AS_STRING(a.root)));
+    fm_options_release(&merge_options, &a);
+    return ok ? Py_NewRef(Py_None) : NULL;
+}
+
+static const fm_function functions[] = {{&list_options, checkpoint_list},
+                                        {&verify_options, checkpoint_verify},
+                                        {&merge_options, checkpoint_merge},
+                                        {NULL, NULL}};
 
 int fm_add_checkpoint_reader(PyObject *module) {
     reader_type.tp_doc = fm_options_doc(&reader_options);

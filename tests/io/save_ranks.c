@@ -1,7 +1,8 @@
 /* Checkpoints of several ranks: what each writes, what all are told, what any number of ranks reads.
  *
  *   save_ranks                     the cases, under mpirun
- *   save_ranks --for-ever ROOT     saves step after step until it is killed (kill_ranks_test.py) */
+ *   save_ranks --for-ever ROOT     saves step after step until it is killed (kill_ranks_test.py)
+ *   save_ranks --write ROOT KIND   saves step 1 (format_test.py) */
 #include "io/steps.h"
 #include "tests/io/split.h"
 #include "tests/parallel/ranks.h"
@@ -94,6 +95,26 @@ static void read_as(test *t, split_kind kind, int readers, int64_t step) {
     }
 }
 
+/* As one rank's, it is equal to what it was made of. */
+static void merge(test *t, int64_t step) {
+    char merged[560], path[640];
+    snprintf(merged, sizeof merged, "%s/merged", root);
+    snprintf(path, sizeof path, "%s/step_%08lld", merged, (long long)step);
+    EXPECT_OK(t, fm_ckpt_merge(t->ctx, step_path(step), merged));
+    EXPECT_OK(t, fm_ckpt_verify(t->ctx, path));
+    fm_ckpt_reader *one, *many;
+    EXPECT_OK(t, fm_ckpt_open(t->ctx, path, &one));
+    EXPECT_OK(t, fm_ckpt_open(t->ctx, step_path(step), &many));
+    EXPECT(t, fm_ckpt_count(one) == SPLIT_ARRAYS, "%d arrays", (int)fm_ckpt_count(one));
+    for (int i = 0; i < SPLIT_ARRAYS; i++) {
+        fm_ckpt_difference d;
+        EXPECT_OK(t, fm_ckpt_compare(t->ctx, many, one, fm_ckpt_at(one, i).name, &d));
+        EXPECT(t, d.unequal == 0 && d.max_abs == 0 && d.relative == 0, "%d differ", (int)d.unequal);
+    }
+    fm_ckpt_close(one);
+    fm_ckpt_close(many);
+}
+
 /* Every way of splitting is written, and read in every way by 1 to 5. */
 static void any_to_any(test *t) {
     make_root(t);
@@ -104,6 +125,7 @@ static void any_to_any(test *t) {
             int64_t step = 100 * asynchronous + (int)kind + 1;
             EXPECT_OK(t, save(t, s.k, kind, step, true));
             if (rank() == 0) EXPECT_OK(t, fm_ckpt_verify(t->ctx, step_path(step)));
+            if (rank() == 0) merge(t, step);
             for (split_kind as = 0; as < SPLIT_KINDS; as++)
                 for (int readers = 1; readers <= 5; readers++) read_as(t, as, readers, step);
         }
@@ -335,6 +357,14 @@ static void for_ever(test *t) {
     }
 }
 
+static split_kind written; /* of --write */
+
+static void write_one(test *t) {
+    saver s = open_saver(t, fm_mesh_config_default(), false);
+    EXPECT_OK(t, save(t, s.k, written, 1, true));
+    close_saver(&s);
+}
+
 static const test_case cases[] = {
     {"any_to_any", any_to_any},
     {"files", files},
@@ -352,6 +382,12 @@ int main(int argc, char **argv) {
         static const test_case one[] = {{"for_ever", for_ever}};
         snprintf(root, sizeof root, "%s", argv[2]);
         scale = 200;
+        return ranks_program(1, argv, one, 1);
+    }
+    if (argc == 4 && strcmp(argv[1], "--write") == 0) {
+        static const test_case one[] = {{"write", write_one}};
+        snprintf(root, sizeof root, "%s", argv[2]);
+        written = (split_kind)(strtol(argv[3], NULL, 10) % SPLIT_KINDS);
         return ranks_program(1, argv, one, 1);
     }
     return ranks_program(argc, argv, cases, (int)(sizeof cases / sizeof *cases));

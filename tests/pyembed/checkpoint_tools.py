@@ -77,6 +77,67 @@ def a_flipped_bit() -> None:
 
 
 @case
+def merge_and_diff() -> None:
+    """What merge writes is the same arrays and state; diff says what is not, and how far."""
+    with scratch() as folder:
+        ckpt = saved(folder)
+        made = os.path.join(folder, "merged")
+        out = run(["-m", "fmoe.tools.merge", ckpt.root, made])
+        assert out.returncode == 0 and "step_00000002" in out.stdout, out
+        assert "dense-pp00-tp00.h5, expert-pp00-ep00-etp00.h5, manifest.json" in out.stdout
+        merged = os.path.join(made, "step_00000002")
+        assert run(["-m", "fmoe.tools.verify", made]).stdout == f"good  {merged}\n"
+        out = run(["-m", "fmoe.tools.diff", ckpt.path(2), merged])
+        assert out.returncode == 0 and out.stdout == "", out
+        again = run(["-m", "fmoe.tools.merge", ckpt.path(2), made])
+        assert again.returncode == 1 and "there is already step 2" in again.stderr, again
+        out = run(["-m", "fmoe.tools.diff", ckpt.path(1), ckpt.path(2)])
+        assert out.returncode == 1 and out.stdout == "state: step is 1 in A, 2 in B\n", out
+        out = run(["-m", "fmoe.tools.diff", "--arrays-only", ckpt.path(1), merged])
+        assert out.returncode == 0 and out.stdout == "", out
+
+
+@case
+def diff_says_how_far() -> None:
+    with scratch() as folder:
+        m = small.model()
+        opt = fmoe.AdamW(m, lr=0.01)
+        weight = dict(m.named_parameters())["norm.weight"]
+        stores = []
+        for name, value in (("a", 1.0), ("b", 1.5)):
+            weight.copy_([value] + [1.0] * 15)
+            store = fmoe.Checkpointer(os.path.join(folder, name), asynchronous=False)
+            store.save(1, model=m, optimizer=opt if name == "b" else None)
+            stores.append(store)
+        out = run(["-m", "fmoe.tools.diff", stores[0].path(1), stores[1].root])
+        assert out.returncode == 1, out
+        lines = out.stdout.splitlines()
+        # sqrt(0.25 / (15 + 2.25))
+        assert "norm.weight: 1 elements, largest difference 0.5, relative 0.12" in lines, lines
+        assert "adamw.m/norm.weight: only in B" in lines and len(lines) > 20, lines
+        assert any(line.startswith("state: optimizer is null in A") for line in lines), lines
+        within = ["-m", "fmoe.tools.diff", "--arrays-only", "--tolerance", "0.13"]
+        out = run([*within, stores[0].path(1), stores[1].path(1)])
+        assert out.returncode == 1 and "norm.weight: 1 elements" not in out.stdout, out
+        wide = fmoe.Checkpointer(os.path.join(folder, "wide"), asynchronous=False)
+        wide.save(1, model=small.model(d_model=32))
+        out = run([*within, stores[0].root, wide.root])
+        assert "norm.weight: 16 in A, 32 in B" in out.stdout.splitlines(), out
+        wide.save(2, model=m)
+        out = run([*within, stores[0].root, wide.root])
+        assert out.stdout.splitlines()[0] == "step_00000002: only in B", out
+        out = run([*within, stores[0].root, os.path.join(folder, "none")])
+        assert out.returncode == 2 and out.stderr.startswith("diff: ") and not out.stdout, out
+
+
+@case
+def help_is_there() -> None:
+    for tool in ("inspect", "verify", "merge", "diff"):
+        out = run(["-m", f"fmoe.tools.{tool}", "--help"])
+        assert out.returncode == 0 and f"train -m fmoe.tools.{tool}" in out.stdout, out
+
+
+@case
 def one_bad_among_good_ones() -> None:
     with scratch() as folder:
         ckpt = saved(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from typing import Any
 
@@ -21,24 +22,37 @@ def describe(path: str, every_array: bool) -> None:
     )
     rows: list[tuple[str, Any]] = [("path", path), ("step", info["step"]), ("size", size(total))]
     rows += [(key, value) for key, value in info["manifest"].items() if _is_plain(value)]
+    rows.append(("layout", _layout(info["manifest"]["layout"])))
     rows += [(key, state[key]) for key in ("seed", "optimizer", "loader", "extra") if key in state]
     for key, value in rows:
         print(f"{key:<12} {value}")
     weights = [a for a in info["arrays"] if "/" not in a["name"]]  # not the moments
-    print(f"{'parameters':<12} {sum(a['numel'] for a in weights)} in {len(weights)} arrays")
+    names = {a["name"] for a in weights}  # one that several ranks have is there once for each
+    print(f"{'parameters':<12} {sum(a['numel'] for a in weights)} in {len(names)} arrays")
     if every_array:
         for array in info["arrays"]:
             shape = " x ".join(str(n) for n in array["global_shape"])
-            print(f"  {array['name']:<48} {shape:<20} {array['file']}")
+            whole = math.prod(array["global_shape"])
+            part = "" if array["numel"] == whole else f"  {array['numel']} of {whole}"
+            print(f"  {array['name']:<48} {shape:<20} {array['file']}{part}")
     print(f"{'files':<12} {len(os.listdir(path))}")
     for name in sorted(os.listdir(path)):
-        print(f"  {size(os.path.getsize(os.path.join(path, name))):>12}  {name}")
+        held = [a["numel"] for a in info["arrays"] if a["file"] == name]
+        of = f"  {len(held)} arrays, {sum(held)} elements" if held else ""
+        print(f"  {size(os.path.getsize(os.path.join(path, name))):>12}  {name}{of}")
+
+
+def _layout(layout: dict[str, int]) -> str:
+    """The mesh, without what has one rank: '4 ranks: dp 2, ep 2, zero 1'."""
+    ranks = layout["world_size"]
+    axes = ("dp", "tp", "pp", "ep", "etp")
+    wide = [f"{axis} {layout[axis]}" for axis in axes if layout[axis] > 1]
+    of = "rank" if ranks == 1 else "ranks"
+    return f"{ranks} {of}: " + ", ".join([*wide, f"zero {layout['zero']}"])
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float)) or (
-        isinstance(value, dict) and all(isinstance(v, (str, int, float)) for v in value.values())
-    )
+    return isinstance(value, (str, int, float))
 
 
 def main() -> int:
