@@ -1,6 +1,7 @@
 /* Generation with a KV cache. */
 #include "model/gpt.h"
 #include "model/gpt_internal.h"
+#include "parallel/agree.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -182,20 +183,18 @@ static fm_status check(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S, i
     return FM_OK;
 }
 
-/* Whether any of the tp ranks is to stop: they go on or end together. */
+/* The ranks that generate together: those that share layers, and all where experts are shared out. */
+static fm_comm *together(const fm_gpt *m) {
+    bool exchange = m->n_moe > 0 && m->mesh->expert_comm->size > 1;
+    return exchange ? m->mesh->stage_comm : m->mesh->tp_comm;
+}
+
+/* Whether any of them is to stop: they go on or end together. */
 static fm_status agree_to_stop(fm_gpt *m, bool (*stop)(void), bool *stops) {
-    fm_ctx *ctx = m->ctx;
-    fm_comm *tp = m->mesh->tp_comm;
-    int32_t here = stop && stop();
-    *stops = here != 0;
-    if (tp->size == 1) return FM_OK;
-    fm_tensor *any;
-    FM_TRY(fm_tensor_from_host(ctx, &any, FM_I32, 1, (int64_t[]){1}, &here));
-    fm_status status = fm_all_reduce_now(tp, ctx, FM_I32, any->data, 1, FM_MAX);
-    if (status == FM_OK) status = fm_tensor_to_host(ctx, any, &here, sizeof here);
-    fm_tensor_free(any);
-    *stops = here != 0;
-    return status;
+    double any = stop && stop();
+    FM_TRY(fm_agree(together(m), m->ctx, (fm_reduce[]){FM_MAX}, &any, 1));
+    *stops = any > 0;
+    return FM_OK;
 }
 
 fm_status fm_gpt_generate(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S, int64_t n,

@@ -143,8 +143,9 @@ int32_t fm_sample(const float *logits, int64_t V, const fm_sampling *s, uint64_t
 /* Continues B prompts of S >= 1 tokens (host memory [B, S]) by n tokens into out [B, S + n] (host
  * memory). The KV cache is rebuilt from the last seq_len/2 tokens whenever it is full. Nothing is
  * dropped, no noise is drawn; what a row draws depends on the seed, its number and the position alone.
- * stop (may be NULL) is asked before each token: true, on any of the tp ranks, ends with
- * FM_ERR_INTERRUPTED on all. */
+ * stop (may be NULL) is asked before each token: true ends with FM_ERR_INTERRUPTED, on any rank all that
+ * generate together. Those are the tp ranks, with the same prompts; where MoE layers' experts are spread
+ * over ranks, all, with the same n. */
 fm_status fm_gpt_generate(fm_gpt *m, const int32_t *prompt, int64_t B, int64_t S, int64_t n,
                           const fm_sampling *s, bool (*stop)(void), int32_t *out);
 

@@ -143,9 +143,11 @@ static void check_text(test *t, run *r) {
                  FM_ERR_INTERRUPTED, "after 3 tokens");
 }
 
-static void generation_of(test *t, const variant *v) {
+static void generation_of(test *t, const variant *v, int tp, int ep) {
     run got, want;
-    const fm_mesh_config one = tp_mesh(1), mesh = tp_mesh(ranks_world()->size);
+    const fm_mesh_config one = tp_mesh(1);
+    fm_mesh_config mesh = tp_mesh(tp);
+    mesh.ep = ep;
     EXPECT_OK(t, run_new(t->ctx, &want, v, NULL, &one, 1));
     EXPECT_OK(t, run_new(t->ctx, &got, v, ranks_world(), &mesh, 1));
     fm_gpt_train(got.m, false);
@@ -157,9 +159,13 @@ static void generation_of(test *t, const variant *v) {
 }
 
 static void generation(test *t) {
-    generation_of(t, &(variant){.V = 101, .untied = true});
-    generation_of(t, &(variant){.kv = 4, .position = FM_POSITION_ROPE, .act = FM_ACT_SWIGLU});
-    generation_of(t, &(variant){.gate = "naive", .no_bias = true});
+    int n = ranks_world()->size;
+    const variant moe = {.gate = "naive", .no_bias = true};
+    generation_of(t, &(variant){.V = 101, .untied = true}, n, 1);
+    generation_of(t, &(variant){.kv = 4, .position = FM_POSITION_ROPE, .act = FM_ACT_SWIGLU}, n, 1);
+    generation_of(t, &moe, n, 1);
+    generation_of(t, &moe, n, n);
+    generation_of(t, &moe, 1, n);
 }
 
 /* ---- what tp does not divide */
