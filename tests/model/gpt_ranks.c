@@ -35,15 +35,20 @@ VARIANTS(VARIANT_CASE)
 
 /* The plan against the allocator's peak, for shapes whose activations outweigh rounding. */
 static void memory_plan(test *t) {
-    for (int variant_number = 0; variant_number < 8; variant_number++) {
+    for (int variant_number = 0; variant_number < 16; variant_number++) {
         enum { LONG = 96, MANY = 8 };
-        const fm_mesh_config mesh_config = tp_mesh(ranks_world()->size);
+        fm_mesh_config mesh_config = tp_mesh(ranks_world()->size);
         fm_mesh *mesh;
         fm_gpt *m;
         fm_gpt_out out;
         fm_tensor *x;
         fm_gpt_config c = fm_gpt_config_default(variant_number & 4 ? 700 : 32, 4, 64, HEADS, LONG);
         c.recompute = variant_number & 1;
+        if (variant_number & 8) {
+            c.has_moe = true;
+            c.moe = fm_moe_config_default(4, 128);
+            mesh_config.ep = mesh_config.tp;
+        }
         int64_t n = variant_number & 2 ? 1 : MANY;
         EXPECT_OK(t, fm_mesh_new(t->ctx, &mesh_config, ranks_world(), &mesh));
         EXPECT_OK(t, fm_gpt_new(t->ctx, &c, mesh, &m));
@@ -57,7 +62,8 @@ static void memory_plan(test *t) {
         int64_t heads = HEADS / ranks_world()->size; /* their scratch is not the allocator's */
         double planned = (double)(fm_gpt_memory_plan(m, n, LONG).activations -
                                   fm_attention_scratch(t->ctx, n, LONG, heads, heads, 64 / HEADS));
-        EXPECT(t, used < 1.1 * planned && planned < 1.1 * used,
+        double off = c.has_moe ? 1.3 : 1.1; /* ranks get more tokens than others, or fewer */
+        EXPECT(t, used < off * planned && planned < off * used,
                "variant %d: activations %g MB, planned %g MB", variant_number, used * 1e-6,
                planned * 1e-6);
         fm_tensor_free(x);
