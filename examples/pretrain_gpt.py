@@ -3,9 +3,9 @@
     bazel run //:train -- examples/pretrain_gpt.py --data corpus/ --num-experts 8 --out runs/first
 
 Tokens are bytes. Every option of fmoe.GPT and fmoe.MoE is an option here, under the same name. Run
-it again with the same --out and it goes on, on any number of ranks. Ctrl-C, SIGTERM and SIGUSR1 stop
-it after the step, saved; its exit status is then 128 + the signal's number (130, 143, 138), and 124
-where --max-seconds are over.
+it again with the same --out and it goes on, on any number of ranks. Ctrl-C, SIGTERM and SIGUSR1
+stop it after the step, saved; its exit status is then 128 + the signal's number (130, 143, 138),
+and 124 where --max-seconds are over.
 """
 
 import argparse
@@ -117,7 +117,9 @@ def parse() -> tuple[argparse.Namespace, Flags, Flags]:
     add("--decay", "wsd: last steps (default: a fifth)", type=none)
     add("--final", "of the rate, at the end", 0.1, type=float)
 
-    add = partial(add_option, parser.add_argument_group("the ranks (fmoe.Mesh), under mpirun or srun"))
+    add = partial(
+        add_option, parser.add_argument_group("the ranks (fmoe.Mesh), under mpirun or srun")
+    )
     add("--tp", "ranks that split each layer's width", 1, type=one)
     add("--pp", "pipeline stages", 1, type=one)
     add("--ep", "ranks that share out the experts", 1, type=one)

@@ -69,8 +69,8 @@ class Console:
         return _fmoe.measure_peak(getattr(self._model, "dtype", "float32"))
 
     def _peak_share(self, flops: float) -> float:
-        """Of one rank: of the fastest product that was seen. What a model reaches was possible: a peak below it
-        was measured while the machine did something else."""
+        """Of one rank, of the fastest product that was seen. What a model reaches was possible: a
+        peak below it was measured while the machine did something else."""
         assert self._peak is not None
         if flops > self._peak:
             self._peak = max(flops, self._measure_peak())

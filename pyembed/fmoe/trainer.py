@@ -186,8 +186,8 @@ class Trainer:
     # ---- evaluating and saving
 
     def evaluate(self) -> dict[str, Any]:
-        """The mean loss, nats per token, over the whole split of eval_loader, each sample once, over
-        all ranks.
+        """The mean loss, nats per token, over the whole split of eval_loader, each sample once, on
+        all ranks together.
 
         Empty where a signal stopped it.
         """
@@ -280,4 +280,3 @@ class Trainer:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-

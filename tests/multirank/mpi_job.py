@@ -6,6 +6,15 @@ import os
 import re
 import subprocess
 import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).absolute().parents[2]
+
+
+def program(name: str) -> str:
+    """'train', 'bazel/mpirun_host': in the test's runfiles, or in the tree, where it was built."""
+    path = ROOT / name
+    return str(path if path.is_file() else ROOT / "bazel-bin" / name)
 
 
 def start(mpirun: str, ranks: int, command: list[str]) -> subprocess.Popen[str]:
@@ -28,6 +37,19 @@ def start(mpirun: str, ranks: int, command: list[str]) -> subprocess.Popen[str]:
         env=environment,
         text=True,
     )
+
+
+def run_script(ranks: int, arguments: list[str], limit: float = 200.0) -> str:
+    """`train arguments` to its end; returns the output. AssertionError where it fails."""
+    command = [program("train"), "--device", "cpu", *arguments]
+    with start(program("bazel/mpirun_host"), ranks, command) as job:
+        try:
+            output, _ = job.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            job.terminate()
+            raise AssertionError(f"not over after {limit} s: {arguments}") from None
+    assert job.returncode == 0, f"status {job.returncode}:\n{output}"
+    return output
 
 
 def read_until(process: subprocess.Popen[str], pattern: str, count: int) -> list[re.Match[str]]:

@@ -1,7 +1,7 @@
 """Runs the cases of a script on all ranks: `mpirun -n 2 train ranks.py [--only NAME]`.
 
-The first failure ends the job: the other ranks are somewhere inside the case, perhaps waiting for the
-one that failed. Rank 0 prints the last line, which sums up.
+The first failure ends the job: the other ranks are somewhere inside the case, perhaps waiting for
+the one that failed. Rank 0 prints the last line, which sums up.
 """
 
 from __future__ import annotations

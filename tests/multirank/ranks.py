@@ -69,7 +69,7 @@ def a_subgroup() -> None:
 
 @case
 def many_meshes_let_go_of_in_any_order() -> None:
-    """Each rank's garbage is collected at its own times; more than MPI could make anew each time."""
+    """Each rank's garbage is collected when it likes; more meshes than MPI could make anew."""
     kept = []
     for i in range(3000):
         mesh = fmoe.Mesh(ep=2, zero=i % 2)
