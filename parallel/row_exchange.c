@@ -56,7 +56,13 @@ static void lay_out(const fm_row_plan *p, int64_t width, bool apart, int64_t *to
 
 /* ---- flights */
 
+static void release_trip(void *trip);
+
 void fm_row_flight_drop(fm_ctx *ctx, fm_row_flight *f) {
+    release_trip(f->trip);
+    fm_tensor_free(f->aloft);
+    f->trip = NULL;
+    f->aloft = NULL;
     if (f->under_way && fm_comm_wait(&f->request, ctx) != FM_OK) {
         /* Messages may still be written there: better a leak. */
         *f = (fm_row_flight){0};
@@ -152,65 +158,112 @@ static fm_status arrive(fm_ctx *ctx, fm_row_flight *f, fm_tensor **y) {
     return FM_OK;
 }
 
-/* ---- on the tape */
+/* ---- on the tape: two nodes, as a flight has two halves
+ *
+ *   x -> take-off -> aloft -> landing -> y
+ *
+ * Backward comes to the landing first: the gradients start on their way home there, and what comes before the
+ * take-off in forward's order is waited for at the take-off. */
 
-typedef struct trip {
+typedef struct fm_row_trip {
+    int refs; /* of the forward flight and of the nodes */
+    fm_ctx *ctx;
     fm_row_plan *plan;
     bool home;
+    int64_t rows; /* of x */
+    fm_row_flight back;
 } trip;
 
-static void free_trip(void *attrs) {
-    if (attrs) fm_row_plan_free(((trip *)attrs)->plan);
+static void release_trip(void *attrs) {
+    trip *t = attrs;
+    if (!t || --t->refs > 0) return;
+    fm_row_flight_drop(t->ctx, &t->back);
+    fm_row_plan_free(t->plan);
+    free(t);
+}
+
+/* A node's attributes are a copy of the pointer. */
+static void free_attrs(void *attrs) {
+    if (attrs) release_trip(*(trip **)attrs);
     free(attrs);
 }
 
-/* The way back. */
-static fm_status backward(fm_ctx *ctx, fm_node *node) {
-    const trip *t = node->attrs;
-    fm_tensor *x = node->inputs[0], *dx = NULL;
+static fm_status landing_backward(fm_ctx *ctx, fm_node *node) {
+    trip *t = *(trip **)node->attrs;
     if (!node->dout[0]) return FM_OK;
-    fm_row_flight f;
-    FM_TRY(take_off(ctx, &f, node->dout[0], t->plan, !t->home, x->shape[0]));
-    fm_status s = arrive(ctx, &f, &dx);
-    if (s == FM_OK) s = fm_grad_pass(ctx, x, dx);
+    FM_TRY(take_off(ctx, &t->back, node->dout[0], t->plan, !t->home, t->rows));
+    return fm_grad_pass(ctx, node->inputs[0], t->back.landing);
+}
+
+static fm_status take_off_backward(fm_ctx *ctx, fm_node *node) {
+    trip *t = *(trip **)node->attrs;
+    fm_tensor *dx = NULL;
+    if (!node->dout[0]) return FM_OK;
+    fm_status s = arrive(ctx, &t->back, &dx);
+    if (s == FM_OK) s = fm_grad_pass(ctx, node->inputs[0], dx);
     fm_tensor_free(dx);
-    fm_row_flight_drop(ctx, &f);
+    fm_row_flight_drop(ctx, &t->back);
     return s;
 }
 
-fm_status fm_row_flight_land(fm_ctx *ctx, fm_row_flight *f, fm_tensor **y) {
+static fm_status record(fm_ctx *ctx, trip *t, bool landing, fm_tensor *x, fm_tensor *y) {
+    static const char *const names[] = {"row_dispatch", "row_dispatch_end", "row_collect",
+                                        "row_collect_end"};
+    if (!fm_needs_grad(ctx, x)) return FM_OK;
+    t->refs++; /* the node's */
+    fm_status s = fm_tape_record(
+        ctx, &(fm_record){.name = names[2 * t->home + landing],
+                          .grads_only = true,
+                          .backward = landing ? landing_backward : take_off_backward,
+                          .inputs = {x},
+                          .n_inputs = 1,
+                          .outputs = {y},
+                          .n_outputs = 1,
+                          .attrs = &t,
+                          .attrs_size = sizeof(trip *),
+                          .free_attrs = free_attrs});
+    if (s != FM_OK) t->refs--;
+    return s;
+}
+
+/* Takes off, and begins the trip on the tape. */
+static fm_status depart(fm_ctx *ctx, fm_row_flight *f, fm_tensor *x, fm_row_plan *p, bool home,
+                        int64_t rows) {
+    FM_TRY(take_off(ctx, f, x, p, home, rows));
+    if (!fm_needs_grad(ctx, x)) return FM_OK;
     fm_status status = FM_OK;
-    FM_TRY_GOTO(arrive(ctx, f, y));
-    if (!fm_needs_grad(ctx, f->x)) goto out;
-    trip t = {f->plan, f->home};
-    f->plan->refs++; /* the node's */
-    status = fm_tape_record(ctx, &(fm_record){.name = f->home ? "row_collect" : "row_dispatch",
-                                              .grads_only = true,
-                                              .backward = backward,
-                                              .inputs = {f->x},
-                                              .n_inputs = 1,
-                                              .outputs = {*y},
-                                              .n_outputs = 1,
-                                              .attrs = &t,
-                                              .attrs_size = sizeof t,
-                                              .free_attrs = free_trip});
+    /* What lands on the way back: see take_off. */
+    int64_t landing = home ? p->arriving : p->copies > 1 ? p->copies * p->leaving : x->shape[0];
+    f->trip = calloc(1, sizeof *f->trip);
+    FM_CHECK_GOTO(f->trip, FM_ERR_OOM, "out of memory: an exchange on the tape");
+    *f->trip = (trip){.refs = 1, .ctx = ctx, .plan = p, .home = home, .rows = x->shape[0]};
+    p->refs++;
+    FM_TRY_GOTO(fm_tensor_wrap(ctx, &f->aloft, x->dtype, 2, (int64_t[]){landing, x->shape[1]}, NULL,
+                               NULL, NULL));
+    FM_TRY_GOTO(record(ctx, f->trip, false, x, f->aloft));
+out:
+    if (status != FM_OK) fm_row_flight_drop(ctx, f);
+    return status;
+}
+
+fm_status fm_row_flight_land(fm_ctx *ctx, fm_row_flight *f, fm_tensor **y) {
+    fm_status status = arrive(ctx, f, y);
+    if (status == FM_OK && f->trip) status = record(ctx, f->trip, true, f->aloft, *y);
     if (status != FM_OK) {
-        f->plan->refs--;
         fm_tensor_free(*y);
         *y = NULL;
     }
-out:
     fm_row_flight_drop(ctx, f);
     return status;
 }
 
 fm_status fm_row_dispatch_start(fm_ctx *ctx, fm_row_flight *f, fm_tensor *x, fm_row_plan *p) {
-    return take_off(ctx, f, x, p, false, p->arriving);
+    return depart(ctx, f, x, p, false, p->arriving);
 }
 
 fm_status fm_row_collect_start(fm_ctx *ctx, fm_row_flight *f, fm_tensor *z, fm_row_plan *p,
                                int64_t rows) {
-    return take_off(ctx, f, z, p, true, rows);
+    return depart(ctx, f, z, p, true, rows);
 }
 
 fm_status fm_row_dispatch(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_row_plan *p) {

@@ -44,7 +44,8 @@ fm_status fm_row_dispatch(fm_ctx *ctx, fm_tensor **y, fm_tensor *x, fm_row_plan 
 /* rows: n of y, at least p->leaving. */
 fm_status fm_row_collect(fm_ctx *ctx, fm_tensor **y, fm_tensor *z, fm_row_plan *p, int64_t rows);
 
-/* The same in two halves: between them the rows travel and the ranks compute. */
+/* The same in two halves: between them the rows travel and the ranks compute. So it is on the tape: what was
+ * computed between the two is differentiated while the gradients travel back. */
 typedef struct fm_row_flight {
     fm_row_plan *plan;
     bool home; /* collect's direction */
@@ -53,6 +54,8 @@ typedef struct fm_row_flight {
     int64_t rows;           /* of the result */
     int64_t *parts;
     fm_request request;
+    struct fm_row_trip *trip; /* there and back, where gradients are wanted */
+    fm_tensor *aloft; /* stands for the rows on the tape between the two halves: without data */
 } fm_row_flight;
 fm_status fm_row_dispatch_start(fm_ctx *ctx, fm_row_flight *f, fm_tensor *x, fm_row_plan *p);
 fm_status fm_row_collect_start(fm_ctx *ctx, fm_row_flight *f, fm_tensor *z, fm_row_plan *p,

@@ -162,6 +162,57 @@ static void in_flight(test *t) {
     fm_row_plan_free(p);
 }
 
+/* What was computed while rows travelled is differentiated while the gradients do: they have started, and are not
+ * yet there. */
+typedef struct probe {
+    const fm_tensor *x;
+    int64_t started; /* exchanges before backward */
+    bool under_way, arrived;
+} probe;
+static fm_status probe_backward(fm_ctx *ctx, fm_node *node) {
+    (void)ctx;
+    probe *p = *(probe **)node->attrs;
+    p->under_way = ranks_world()->stats[FM_ALL_TO_ALL_V].calls == p->started + 1;
+    p->arrived = p->x->grad_is_set;
+    return FM_OK;
+}
+
+static void backward_in_flight(test *t) {
+    fm_row_plan *p;
+    fm_row_flight f;
+    fm_tensor *x, *y, *dy, *v, *w, *dw;
+    float got[MAX_ROWS * D];
+    probe seen = {0}, *saw = &seen;
+    EXPECT_OK(t, plan_of(t->ctx, 3, size(), &p));
+    EXPECT_OK(t, make(t->ctx, FM_F32, 0, p->leaving + HOME, &x));
+    EXPECT_OK(t, make(t->ctx, FM_F32, 1, p->arriving, &dy));
+    EXPECT_OK(t, make(t->ctx, FM_F32, 2, 1, &v));
+    EXPECT_OK(t, make(t->ctx, FM_F32, 2, 1, &w));
+    EXPECT_OK(t, make(t->ctx, FM_F32, 2, 1, &dw));
+    x->requires_grad = v->requires_grad = true;
+    seen.x = x;
+    EXPECT_OK(t, fm_row_dispatch_start(t->ctx, &f, x, p));
+    EXPECT_OK(t, fm_tape_record(t->ctx, &(fm_record){.name = "probe",
+                                                     .backward = probe_backward,
+                                                     .inputs = {v},
+                                                     .n_inputs = 1,
+                                                     .outputs = {w},
+                                                     .n_outputs = 1,
+                                                     .attrs = &saw,
+                                                     .attrs_size = sizeof saw}));
+    EXPECT_OK(t, fm_row_flight_land(t->ctx, &f, &y));
+    seen.started = ranks_world()->stats[FM_ALL_TO_ALL_V].calls;
+    fm_tensor *roots[] = {y, w}, *grads[] = {dy, dw};
+    EXPECT_OK(t, fm_backward_many(t->ctx, roots, grads, 2));
+    EXPECT(t, seen.under_way && !seen.arrived, "started: %d, arrived: %d", seen.under_way,
+           seen.arrived);
+    EXPECT_OK(t, read(t->ctx, x->grad, got));
+    check_home(t, got, 1, 3, size());
+    fm_tensor *gone[] = {x, y, dy, v, w, dw};
+    for (int i = 0; i < 6; i++) fm_tensor_free(gone[i]);
+    fm_row_plan_free(p);
+}
+
 /* The bytes that the header promises. */
 static void bytes(test *t) {
     for (int copies = 1; copies <= size(); copies++) {
@@ -246,6 +297,7 @@ static void out_of_memory(test *t) {
 static const test_case cases[] = {{"rows_f32", rows_f32},
                                   {"rows_bf16", rows_bf16},
                                   {"in_flight", in_flight},
+                                  {"backward_in_flight", backward_in_flight},
                                   {"bytes", bytes},
                                   {"wrong_arguments", wrong_arguments},
                                   {"out_of_memory", out_of_memory}};
