@@ -34,8 +34,11 @@ static PyObject *device_info(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     fm_ctx *ctx = fm_py_ctx();
     if (!ctx) return NULL;
-    return Py_BuildValue("{s:s,s:s,s:s,s:i}", "device", ctx->dev->name, "model", ctx->dev->model,
-                         "why_not_gpu", fm_the_host.why, "threads", fm_the_host.threads);
+    fm_mpi *mpi = fm_the_host.mpi;
+    return Py_BuildValue("{s:s,s:s,s:s,s:i,s:i}", "device", ctx->dev->name, "model",
+                         ctx->dev->model, "why_not_gpu", fm_the_host.why, "threads",
+                         fm_the_host.threads, "ranks_on_node",
+                         mpi ? fm_mpi_find_place(mpi).node_size : 1);
 }
 
 static PyObject *set_device(PyObject *module, PyObject *name) {
@@ -119,8 +122,8 @@ static PyMethodDef methods[] = {
     {"device", device, METH_NOARGS,
      "device()\n--\n\nThe device that computes: 'cpu', 'cuda:0'. Opens it at the first call."},
     {"device_info", device_info, METH_NOARGS,
-     "device_info()\n--\n\ndict: device, model (of the processor), threads, why_not_gpu ('' where "
-     "there is nothing to say)."},
+     "device_info()\n--\n\ndict: device, model (of the processor), threads, ranks_on_node (that "
+     "share its\nmemory), why_not_gpu ('' where there is nothing to say)."},
     {"set_device", set_device, METH_O,
      "set_device(name, /)\n--\n\nChooses 'auto', 'cpu', 'cuda' or 'cuda:N' and opens it; before\n"
      "anything else of fmoe that computes. train's --device is its default."},

@@ -50,10 +50,12 @@ def check(model: Any, loader: DataLoader, optimizer: Optimizer) -> None:
     if parts is None or not _fmoe.device().startswith("cpu"):
         return
     parts["moments"] = parts["moments"] * len(optimizer.moments) // 2  # the plan is for AdamW's two
-    needed, there = sum(parts.values()), available()
+    ranks = _fmoe.device_info()["ranks_on_node"]
+    needed, there = sum(parts.values()) * ranks, available()
     if needed > there:
+        of = f", of {ranks} ranks on this machine," if ranks > 1 else ""
         raise MemoryError(
-            f"a step needs {needed / 2**30:.1f} GiB, this machine has {there / 2**30:.1f}: "
+            f"a step{of} needs {needed / 2**30:.1f} GiB, this machine has {there / 2**30:.1f}: "
             f"take a smaller batch_size, more micro_batches, or recompute='block' "
             f"({', '.join(f'{name} {n / 2**30:.1f} GiB' for name, n in parts.items())})"
         )
