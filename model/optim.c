@@ -84,6 +84,19 @@ void fm_optim_free(fm_optim *o) {
     free(o);
 }
 
+static size_t bytes_of(const fm_tensor *t) { return t ? fm_nbytes(t) : 0; }
+
+fm_optim_memory fm_optim_memory_of(const fm_optim *o) {
+    fm_optim_memory m = {.gradients = fm_reducer_bytes(o->reducer)};
+    for (int i = 0; i < o->n_sets; i++) {
+        const fm_param_set *s = o->sets[i];
+        m.parameters += bytes_of(s->masters) + bytes_of(s->models);
+        m.gradients += bytes_of(s->grads);
+        m.moments += bytes_of(o->m[i]) + bytes_of(o->v[i]);
+    }
+    return m;
+}
+
 /* The models' random numbers are drawn by what their optimiser counts. */
 static void set_clocks(fm_optim *o) {
     for (int i = 0; i < o->n_sets; i++)

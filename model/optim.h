@@ -69,6 +69,14 @@ typedef struct fm_step_info {
 /* Starts at step 0, with zero moments and no gradients; from now on it counts the sets' clocks. */
 fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh,
                        fm_param_set **sets, int n_sets, fm_optim **out);
+/* Bytes on this rank. */
+typedef struct fm_optim_memory {
+    size_t parameters; /* weights, and bf16 ones' masters */
+    size_t gradients;  /* and their sums over the replicas, where those are apart */
+    size_t moments;
+} fm_optim_memory;
+fm_optim_memory fm_optim_memory_of(const fm_optim *o);
+
 void fm_optim_free(fm_optim *o);
 
 /* Backward of one micro-batch: fm_backward of loss / (micro_batches · dp), counted; lm_loss, this rank's

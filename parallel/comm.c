@@ -41,6 +41,20 @@ fm_status fm_comm_split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **o
     return FM_OK;
 }
 
+fm_status fm_comm_split_known(fm_comm *c, fm_ctx *ctx, int color, int key, int size,
+                              fm_comm **out) {
+    if (c->transport->divide) return c->transport->divide(c, ctx, key, size, out);
+    FM_TRY(fm_comm_split(c, ctx, color, key, out));
+    if ((*out)->rank == key && (*out)->size == size) return FM_OK;
+    fm_status s = fm_fail(&ctx->error, FM_ERR_COMM,
+                          "a group of %d ranks was wanted, with this one as number %d; it has %d, "
+                          "with this one as number %d",
+                          size, key, (*out)->size, (*out)->rank);
+    fm_comm_free(*out);
+    *out = NULL;
+    return s;
+}
+
 /* ---- what is asked for */
 
 static fm_status check_parts(const fm_comm *c, fm_ctx *ctx, const fm_collective *w) {

@@ -65,6 +65,9 @@ typedef struct fm_transport {
     /* The ranks that give the same `color`, in the order of `key`. */
     fm_status (*split)(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out);
     void (*free)(void *impl);
+    /* optional: NULL = it has to be split. A subgroup of `size` ranks in which this one is number `rank`,
+     * where nobody has to be asked who the others are. */
+    fm_status (*divide)(fm_comm *c, fm_ctx *ctx, int rank, int size, fm_comm **out);
 } fm_transport;
 
 typedef struct fm_comm_stats {
@@ -100,6 +103,8 @@ fm_status fm_comm_new(fm_ctx *ctx, const fm_transport *transport, void *impl, in
 /* A subgroup: the ranks that give the same color, in the order of key (equal keys: of rank). Called by
  * all ranks. A group of one is `self`. time_limit and checked are handed on. */
 fm_status fm_comm_split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out);
+/* The same where this rank knows that it will be number `key` of `size`. FM_ERR_COMM: it is not. */
+fm_status fm_comm_split_known(fm_comm *c, fm_ctx *ctx, int color, int key, int size, fm_comm **out);
 /* Does not communicate: each rank frees when it is done, in any order, or never. What a transport holds
  * of it may live until the transport ends (fm_mpi_stop). NULL is legal. */
 void fm_comm_free(fm_comm *c);

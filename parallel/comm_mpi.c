@@ -61,7 +61,7 @@ static fm_status test(fm_comm *c, fm_ctx *ctx, void **state) {
 static void free_group(void *impl) { (void)impl; }
 
 static fm_status split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out);
-static const fm_transport transport = {"mpi", start, test, split, free_group};
+static const fm_transport transport = {"mpi", start, test, split, free_group, NULL};
 
 /* Takes `comm`, whose errors come back as values from here on. */
 static fm_status wrap(fm_mpi *m, fm_ctx *ctx, MPI_Comm comm, fm_comm **out) {

@@ -38,7 +38,7 @@ static fm_status split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **ou
 
 static void free_impl(void *impl) { (void)impl; }
 
-static const fm_transport transport = {"self", start, test, split, free_impl};
+static const fm_transport transport = {"self", start, test, split, free_impl, NULL};
 
 fm_status fm_comm_self(fm_ctx *ctx, fm_comm **out) {
     return fm_comm_new(ctx, &transport, NULL, 0, 1, out);

@@ -57,7 +57,7 @@ static void free_link(void *impl) {
     free(l);
 }
 
-static const fm_transport transport = {"throttled", start, test, split, free_link};
+static const fm_transport transport = {"throttled", start, test, split, free_link, NULL};
 
 fm_status fm_comm_throttled(fm_ctx *ctx, fm_comm *inner, double latency, double bandwidth,
                             fm_comm **out) {

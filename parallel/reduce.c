@@ -108,6 +108,8 @@ void fm_reducer_free(fm_reducer *r) {
     free(r);
 }
 
+size_t fm_reducer_bytes(const fm_reducer *r) { return r->sums ? fm_nbytes(r->sums) : 0; }
+
 int fm_reducer_count(const fm_reducer *r) { return r->n; }
 
 static float *reduced(const fm_reducer *r, const part *p) {

@@ -39,6 +39,7 @@ typedef struct fm_reduced {
     const fm_bucket *bucket;
     const float *grad; /* after finish: of bucket->update, summed over the replicas */
 } fm_reduced;
+size_t fm_reducer_bytes(const fm_reducer *r); /* of sums that lie apart from the gradients */
 int fm_reducer_count(const fm_reducer *r);
 fm_reduced fm_reducer_at(const fm_reducer *r, int i);
 

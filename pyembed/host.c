@@ -1,6 +1,8 @@
 #include "pyembed/host.h"
+#include "parallel/planned.h"
 #include "parallel/throttle.h"
 #include "pyembed/mesh_type.h"
+#include "tensor/plan.h"
 
 #include <omp.h>
 #include <stdio.h>
@@ -31,11 +33,18 @@ int fm_host_start(const char *device) {
 static fm_status throttle_world(fm_host *h) {
     const char *text = getenv("FMOE_THROTTLE");
     double latency, bandwidth;
-    if (!text || !*text || h->world_size == 1) return FM_OK;
+    if (!text || !*text || h->world_size == 1 || h->dry_run) return FM_OK;
     fm_status s = fm_throttle_read(&h->ctx->error, text, &latency, &bandwidth);
     if (s != FM_OK) return fm_fail_context(&h->ctx->error, s, "FMOE_THROTTLE");
     fm_comm *world = h->world;
     return fm_comm_throttled(h->ctx, world, latency, bandwidth, &h->world);
+}
+
+static fm_status make_world(fm_host *h) {
+    if (h->mpi) return fm_comm_mpi(h->mpi, h->ctx, &h->world);
+    if (!h->dry_run) return fm_comm_self(h->ctx, &h->world);
+    FM_TRY(fm_ctx_plan(h->ctx));
+    return fm_comm_planned(h->ctx, h->rank, h->world_size, &h->world);
 }
 
 fm_status fm_host_open(fm_error *err) {
@@ -44,9 +53,9 @@ fm_status fm_host_open(fm_error *err) {
     /* The libraries' pools are sized at first use. */
     omp_set_num_threads(h->threads);
     fm_host_shield_workers();
-    FM_TRY(fm_ctx_new(h->device, err, h->why, sizeof h->why, &h->ctx));
+    FM_TRY(fm_ctx_new(h->dry_run ? "cpu" : h->device, err, h->why, sizeof h->why, &h->ctx));
     h->ctx->seed = h->seed;
-    fm_status s = h->mpi ? fm_comm_mpi(h->mpi, h->ctx, &h->world) : fm_comm_self(h->ctx, &h->world);
+    fm_status s = make_world(h);
     if (s == FM_OK) s = throttle_world(h);
     if (s != FM_OK) {
         *err = h->ctx->error;

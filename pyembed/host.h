@@ -12,6 +12,7 @@ typedef struct fm_host {
     char device[32];      /* as asked: "auto", "cpu", "cuda", "cuda:0" */
     int threads;          /* OpenMP threads of this rank */
     int rank, world_size; /* right from the start, before a device is open */
+    bool dry_run;         /* nothing is computed and the other ranks are not there: dry_run.py */
     fm_mpi *mpi;          /* NULL where this rank is alone */
     pid_t process;        /* the rank's: what a script forks is none */
     bool ended;           /* fm_host_end was here */

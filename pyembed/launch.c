@@ -76,8 +76,8 @@ int fm_launch(fm_host *h) {
     fm_error err = {0};
     h->process = getpid();
     h->threads = fm_host_cores();
-    const char *variable = find_launcher(h);
-    if (h->world_size > 1) {
+    const char *variable = h->dry_run ? NULL : find_launcher(h);
+    if (h->world_size > 1 && !h->dry_run) {
         if (fm_mpi_start(&(fm_mpi_config){0}, &err, &h->mpi) != FM_OK) {
             fprintf(stderr, "train: rank %d of %d: %s\n", h->rank, h->world_size, err.message);
             return 1;

@@ -16,11 +16,13 @@ static const char usage[] =
     "       train [--device ...] -c CODE [ARGS...]\n"
     "       train [--device ...] -m MODULE [ARGS...]\n"
     "       train [--device ...] -  (the script is read from standard input)\n"
+    "       train --dry-run [--world-size N] [--rank R] SCRIPT.py [ARGS...]\n"
     "       train --version | --info | --help\n"
     "\n"
     "Runs a Python script in which `import fmoe` works.\n"
     "\n"
     "  --device    auto (default): a GPU where there is one, else the CPU\n"
+    "  --dry-run   what rank R (0) of N (1) would hold and send in a step; nothing is computed\n"
     "  --info      device, libraries and Python found, and what is missing and why\n"
     "\n"
     "Under Bazel:  bazel run //:train -- SCRIPT.py ARGS\n"
@@ -40,9 +42,41 @@ static int misuse(const char *what, const char *seen) {
     return 2;
 }
 
+/* The number behind options[*i], which then stands on it; -1: there is none. */
+static int take_number(int argc, char **argv, int *i, int low, int high) {
+    if (*i + 1 >= argc) return -1;
+    char *end;
+    long n = strtol(argv[++*i], &end, 10);
+    return *end || end == argv[*i] || n < low || n > high ? -1 : (int)n;
+}
+
+/* Options of a dry run: 0: that was one; 1: it is none; 2: it is wrong. */
+static int read_plan(int argc, char **argv, int *i) {
+    fm_host *h = &fm_the_host;
+    const char *a = argv[*i];
+    if (!strcmp(a, "--dry-run"))
+        h->dry_run = true;
+    else if (!strcmp(a, "--world-size"))
+        h->world_size = take_number(argc, argv, i, 1, 1 << 20);
+    else if (!strcmp(a, "--rank"))
+        h->rank = take_number(argc, argv, i, 0, 1 << 20);
+    else
+        return 1;
+    return h->world_size < 0 || h->rank < 0 ? misuse("a number is wanted behind", a) : 0;
+}
+
+/* -1: they go together. */
+static int check_plan(void) {
+    const fm_host *h = &fm_the_host;
+    if (!h->dry_run && (h->world_size > 1 || h->rank > 0))
+        return misuse("--world-size and --rank are for --dry-run; mpirun -n N starts ranks", NULL);
+    if (h->rank >= h->world_size) return misuse("--rank must be below --world-size", NULL);
+    return -1;
+}
+
 /* -1: run `c`. Otherwise an exit status. */
 static int read_command(int argc, char **argv, command *c) {
-    int i = 1;
+    int i = 1, plan;
     bool info = false;
     for (; i < argc && argv[i][0] == '-' && argv[i][1]; i++) {
         const char *a = argv[i];
@@ -53,6 +87,8 @@ static int read_command(int argc, char **argv, command *c) {
                 c->device = argv[++i];
             else
                 return misuse("--device wants auto, cpu or cuda", NULL);
+        } else if ((plan = read_plan(argc, argv, &i)) != 1) {
+            if (plan) return plan;
         } else if (!strcmp(a, "--version") || !strcmp(a, "-V")) {
             return fm_print_version();
         } else if (!strcmp(a, "--info")) {
@@ -68,7 +104,7 @@ static int read_command(int argc, char **argv, command *c) {
             argv[i + 1] = argv[i];
             c->argc = argc - i - 1;
             c->argv = argv + i + 1;
-            return -1;
+            return check_plan();
         } else {
             return misuse("unknown option", a);
         }
@@ -81,7 +117,7 @@ static int read_command(int argc, char **argv, command *c) {
     c->file = strcmp(argv[i], "-") ? argv[i] : NULL; /* "-": Python reads its standard input */
     c->argc = argc - i;
     c->argv = argv + i;
-    return -1;
+    return check_plan();
 }
 
 static int python_failed(const PyStatus *s) {

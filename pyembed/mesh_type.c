@@ -61,16 +61,37 @@ void fm_py_free_meshes(void) {
     }
 }
 
-static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    fm_mesh_config config = fm_mesh_config_default();
-    if (!fm_options_parse(&options, args, kwargs, &config)) return NULL;
-    fm_mesh *mesh = shared_mesh(&config);
+static PyObject *wrap(PyTypeObject *type, fm_mesh *mesh) {
     fm_py_mesh *self = mesh ? (fm_py_mesh *)type->tp_alloc(type, 0) : NULL;
     if (!self) return NULL;
-    self->config = config;
+    self->config = mesh->config;
     self->mesh = mesh;
     return (PyObject *)self;
 }
+
+static PyObject *new (PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    fm_mesh_config config = fm_mesh_config_default();
+    if (!fm_options_parse(&options, args, kwargs, &config)) return NULL;
+    return wrap(type, shared_mesh(&config));
+}
+
+static PyObject *list_meshes(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    PyObject *list = PyList_New(0);
+    for (struct made *m = meshes; list && m; m = m->next) {
+        PyObject *mesh = wrap(&fm_mesh_type, m->mesh);
+        int failed = mesh ? PyList_Append(list, mesh) : -1;
+        Py_XDECREF(mesh);
+        if (failed) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyMethodDef functions[] = {
+    {"meshes", list_meshes, METH_NOARGS,
+     "meshes()\n--\n\nThe meshes that the program made, the newest first; equal ones are one."},
+    {NULL, NULL, 0, NULL},
+};
 
 /* Numbers that follow from the configuration: their place in fm_mesh is the closure. */
 static PyObject *get_number(PyObject *o, void *offset) {
@@ -132,5 +153,6 @@ int fm_add_mesh(PyObject *module) {
     fm_mesh_type.tp_doc = fm_options_doc(&options);
     fm_mesh_type.tp_getset = fm_options_getset(&options, offsetof(fm_py_mesh, config), numbers);
     if (!fm_mesh_type.tp_doc || !fm_mesh_type.tp_getset) return -1;
+    if (PyModule_AddFunctions(module, functions) < 0) return -1;
     return fm_add_type(module, &fm_mesh_type);
 }

@@ -52,7 +52,8 @@ static PyObject *set_device(PyObject *module, PyObject *name) {
                             "set_device: name=%R is not allowed: 'auto', 'cpu', "
                             "'cuda' and 'cuda:N' are",
                             name);
-    if (h->ctx && strcmp(text, "auto") && strncmp(h->ctx->dev->name, text, strlen(text)) != 0)
+    if (h->ctx && !h->dry_run && strcmp(text, "auto") &&
+        strncmp(h->ctx->dev->name, text, strlen(text)) != 0)
         return PyErr_Format(PyExc_RuntimeError, "set_device: name=%R comes too late: %s is in use",
                             name, h->ctx->dev->name);
     snprintf(h->device, sizeof h->device, "%s", text);
@@ -112,7 +113,14 @@ static PyObject *fail_at_exit(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static PyObject *dry_run(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyBool_FromLong(fm_the_host.dry_run);
+}
+
 static PyMethodDef methods[] = {
+    {"dry_run", dry_run, METH_NOARGS,
+     "dry_run()\n--\n\nWhether the program was started with --dry-run: nothing is computed."},
     {"fail_at_exit", fail_at_exit, METH_NOARGS,
      "fail_at_exit()\n--\n\nThe program's exit status is not 0, though the script's is: Python "
      "ignores\n"

@@ -193,6 +193,10 @@ static PyObject *step(PyObject *o, PyObject *const *args, Py_ssize_t n, PyObject
     PyStructSequence_SetItem(result, 3, PyBool_FromLong(info.skipped));
     PyStructSequence_SetItem(result, 4, PyLong_FromLong(info.stop));
     if (PyErr_Occurred()) Py_CLEAR(result);
+    if (result && fm_the_host.dry_run) {
+        Py_DECREF(result);
+        return fm_py_dry_run_end(o);
+    }
     if (result && after_step) {
         PyObject *done = PyObject_CallNoArgs(after_step);
         if (!done) Py_CLEAR(result);
@@ -328,6 +332,9 @@ static PyMethodDef methods[] = {
      "to stop;\nevery rank is told the highest."},
     {"zero_grad", zero_grad, METH_NOARGS,
      "zero_grad($self)\n--\n\nForgets the gradients and micro-batches since the last step."},
+    {"memory", fm_py_optim_memory, METH_NOARGS,
+     "memory($self)\n--\n\ndict, in bytes on this rank: parameters (with bfloat16 ones' masters), "
+     "gradients, moments."},
     {"trains", trains, METH_O,
      "trains($self, model, /)\n--\n\nWhether the model's parameters are the ones it updates."},
     {NULL, NULL, 0, NULL},

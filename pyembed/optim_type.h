@@ -21,6 +21,10 @@ typedef struct fm_py_schedule {
 extern PyTypeObject fm_schedule_type;
 int fm_add_schedule(PyObject *module);
 
+/* dry_run.c: optimizer.memory(), and the end of a dry run: NULL with SystemExit. */
+PyObject *fm_py_optim_memory(PyObject *o, PyObject *unused);
+PyObject *fm_py_dry_run_end(PyObject *optimizer);
+
 /* The newest optimiser of a parameter set; NULL: it has none. With the host's lock held. */
 fm_optim *fm_optim_of_storage(const fm_storage *storage);
 

@@ -1,6 +1,6 @@
 #include "tensor/alloc.h"
 
-#include "tensor/backend.h"
+#include "tensor/plan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -48,13 +48,13 @@ static size_t chain_of(const void *p) {
 /* Uninitialised memory reads as NaN (or -1), and a write in front of it or behind what was asked
  * for is found on free. */
 static void poison(fm_allocator *a, block *b) {
-    if (!a->dev->on_host) return;
+    if (!a->dev->on_host || fm_device_plans(a->dev)) return;
     memset(b->base, 0xa5, GUARD);
     memset(b->data, 0xff, b->bytes);
     memset((char *)b->data + b->bytes, 0xa5, b->size - b->bytes + GUARD);
 }
 static void check_guards(const fm_allocator *a, const block *b) {
-    if (!a->dev->on_host) return;
+    if (!a->dev->on_host || fm_device_plans(a->dev)) return;
     const unsigned char *front = b->base, *data = b->data;
     bool whole = true;
     for (size_t i = 0; i < GUARD; i++) whole &= front[i] == 0xa5;
@@ -186,9 +186,13 @@ void fm_dealloc(fm_allocator *a, void *p) {
         if (b->data != p) continue;
         check_guards(a, b);
         *at = b->next;
+        a->stats.in_use -= b->size;
+        if (fm_device_plans(a->dev)) { /* its fresh memory is zero, what was used is not */
+            give_back(a, b);
+            return;
+        }
         b->next = a->bins[b->bin];
         a->bins[b->bin] = b;
-        a->stats.in_use -= b->size;
         return;
     }
 }

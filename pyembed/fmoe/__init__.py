@@ -76,6 +76,10 @@ from .trainer import Trainer
 
 __version__: str = _fmoe.version
 _children.start_train()
+if _fmoe.dry_run():
+    from . import dry_run
+
+    dry_run.begin()
 
 __all__ = [
     "GPT",

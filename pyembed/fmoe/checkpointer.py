@@ -93,6 +93,8 @@ class Checkpointer:
             text = json.dumps(state, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"save: extra={extra!r} is not allowed: JSON is ({error})") from None
+        if _fmoe.dry_run():
+            return
         run_lock.hold(self.root)
         self._wait_for_others()
         _saving.add(self)
@@ -127,6 +129,8 @@ class Checkpointer:
                 f"load: on_corrupt={on_corrupt!r} is not allowed: 'raise', 'older' are"
             )
         _check_types("load", model, optimizer, loader)
+        if _fmoe.dry_run():
+            return None
         goes_on = optimizer is not None or loader is not None  # else it is looked at only
         if goes_on and _fmoe.rank() == 0:
             user = run_lock.user_of(self.root)

@@ -47,7 +47,7 @@ def _limits() -> list[str]:
 def check(model: Any, loader: DataLoader, optimizer: Optimizer) -> None:
     """MemoryError where a step on the CPU needs more than there is."""
     parts = predicted(model, loader)
-    if parts is None or not _fmoe.device().startswith("cpu"):
+    if parts is None or _fmoe.dry_run() or not _fmoe.device().startswith("cpu"):
         return
     parts["moments"] = parts["moments"] * len(optimizer.moments) // 2  # the plan is for AdamW's two
     ranks = _fmoe.device_info()["ranks_on_node"]

@@ -84,7 +84,8 @@ class Trainer:
         self.extra = extra
         self.allow_other_data, self.allow_other_model = allow_other_data, allow_other_model
         self._stop = StopRequest(None)
-        self._metrics = Metrics(metrics) if metrics is not None and _fmoe.rank() == 0 else None
+        writes = metrics is not None and _fmoe.rank() == 0 and not _fmoe.dry_run()
+        self._metrics = Metrics(metrics) if writes else None
         self._saved_at: int | None = None
         self._skipped = 0
         self._console = console.Console(model, loader)
@@ -254,6 +255,8 @@ class Trainer:
     def _resume(self) -> None:
         """Goes on where the newest checkpoint stands; only a run that has not begun does."""
         step = None
+        if _fmoe.dry_run():
+            return
         if self.checkpointer is not None:
             run_lock.hold(self.checkpointer.root)  # before the metrics of another run are touched
         if self.checkpointer is not None and self.optimizer.steps == 0:
