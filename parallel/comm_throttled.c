@@ -2,7 +2,6 @@
 #include "tensor/seconds.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct link {
@@ -78,10 +77,11 @@ fm_status fm_comm_throttled(fm_ctx *ctx, fm_comm *inner, double latency, double 
 }
 
 fm_status fm_throttle_read(fm_error *err, const char *text, double *latency, double *bandwidth) {
-    double us, gb;
-    int used = 0;
-    bool two = sscanf(text, "%lf ,%lf %n", &us, &gb, &used) == 2 && text[used] == 0;
-    if (!two || !(us >= 0) || isinf(us) || !(gb > 0))
+    char *comma, *end = NULL;
+    double us = strtod(text, &comma), gb = 0;
+    bool two = comma != text && *comma == ',';
+    if (two) gb = strtod(comma + 1, &end);
+    if (!two || end == comma + 1 || *end != 0 || !(us >= 0) || isinf(us) || !(gb > 0))
         return fm_fail(
             err, FM_ERR_VALUE,
             "'%s' is no throttle: \"latency_us,GB_per_s\" is, with a latency of at least "

@@ -83,7 +83,8 @@ fm_status fm_reducer_new(fm_ctx *ctx, fm_param_set **sets, int n_sets, fm_reduce
     }
     for (int i = 0; i < r->n; i++) {
         part *p = &r->parts[i];
-        r->sets[p->set_index].part_of[p->bucket] = i;
+        int *part_of = r->sets[p->set_index].part_of;
+        if (part_of) part_of[p->bucket] = i;
         p->grad = sharded;
         if (bucket_of(p)->sharded) sharded += bucket_of(p)->own.n;
     }

@@ -56,7 +56,7 @@ static void lay_out(const fm_row_plan *p, int64_t width, bool apart, int64_t *to
 
 /* ---- flights */
 
-static void release_trip(void *trip);
+static void release_trip(void *attrs);
 
 void fm_row_flight_drop(fm_ctx *ctx, fm_row_flight *f) {
     release_trip(f->trip);
