@@ -40,19 +40,19 @@ def _report(optimizer: Optimizer | None) -> None:
         print(f"mesh: {mesh!r} zero={mesh.zero}")
     print("\nmemory of this rank")
     for name, number in memory(optimizer).items():
-        print(f"  {name:<48}{_size(number):>12}")
+        print(f"  {name:<48}{_size(number):>15}")
     sent = rows()
     if size > 1:
         what = "before its end" if optimizer is None else "with what came before it"
         print(f"\nsent by this rank in the {'script' if optimizer is None else 'step'}, {what}")
-        print(f"  {'group':<16}{'ranks':>6}  {'collective':<16}{'calls':>8}{'bytes':>12}")
+        print(f"  {'group':<16}{'ranks':>6}  {'collective':<16}{'calls':>8}{'bytes':>15}")
     for row in sent:
         print(
             f"  {row['group']:<16}{row['ranks']:>6}  {row['kind']:<16}{row['calls']:>8}"
-            f"{_size(row['bytes']):>12}"
+            f"{_size(row['bytes']):>15}"
         )
     if size > 1:
-        print(f"  {'total':<48}{_size(sum(row['bytes'] for row in sent)):>12}")
+        print(f"  {'total':<48}{_size(sum(row['bytes'] for row in sent)):>15}")
     if optimizer is None:
         print("\nThe script ended without a step of an optimiser.")
 

@@ -32,6 +32,8 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         found["held"] = optimizer.memory()
         found["peak"] = fmoe.memory()["peak"]
         found["parameters"] = model.num_parameters()
+        found["flops_per_token"] = model.flops_per_token()
+        found["predicted"] = model.memory_plan(8)
         if __name__ == "__main__":
             print(json.dumps(found))
     return found
