@@ -77,19 +77,16 @@ static const fm_options text_options = {"broadcast_text", text_rows, 2,
 /* *out: malloc'ed, but after FM_ERR_COMM, when messages may still be written there. */
 static fm_status broadcast(fm_ctx *ctx, const text_args *a, char **out) {
     fm_comm *world = fm_the_host.world;
-    int64_t n = 0;
     FM_CHECK(a->root < world->size, FM_ERR_VALUE,
              "broadcast_text: root is %d; the ranks are 0 to %d", a->root, world->size - 1);
-    if (world->rank == a->root) {
-        FM_CHECK(a->text, FM_ERR_VALUE, "broadcast_text: text is None on rank %d, whose it is",
-                 a->root);
-        n = (int64_t)strlen(a->text);
-    }
+    const char *mine = world->rank == a->root ? a->text : "";
+    FM_CHECK(mine, FM_ERR_VALUE, "broadcast_text: text is None on rank %d, whose it is", a->root);
+    int64_t n = (int64_t)strlen(mine);
     FM_TRY(fm_broadcast_now(world, ctx, FM_I64, &n, 1, a->root));
     int64_t words = n / 4 + 1; /* with a 0 behind it */
     *out = calloc((size_t)words, 4);
     FM_CHECK(*out, FM_ERR_OOM, "out of memory: a text of %lld bytes", (long long)n);
-    if (world->rank == a->root) memcpy(*out, a->text, (size_t)n);
+    memcpy(*out, mine, strlen(mine));
     fm_status s = fm_broadcast_now(world, ctx, FM_I32, *out, words, a->root);
     if (s != FM_OK) *out = NULL;
     return s;

@@ -20,6 +20,10 @@ MESHES: dict[str, tuple[int, dict[str, int]]] = {
     "ep2": (2, {"ep": 2}),
     "dp4-ep2": (4, {"ep": 2}),
     "ep4-zero0": (4, {"ep": 4, "zero": 0}),
+    "tp2": (2, {"tp": 2}),
+    "tp2-ep2": (2, {"tp": 2, "ep": 2}),
+    "dp2-tp2-zero0": (4, {"tp": 2, "zero": 0}),
+    "dp2-tp2-ep4": (4, {"tp": 2, "ep": 4}),
 }
 
 
