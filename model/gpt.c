@@ -42,21 +42,9 @@ static fm_status column_linear(fm_gpt *m, const fm_kv_cache *cache, fm_tensor **
 
 static fm_status row_linear(fm_gpt *m, const fm_kv_cache *cache, fm_tensor **y, fm_tensor *x,
                             fm_tensor *w, fm_tensor *b) {
-    fm_ctx *ctx = m->ctx;
     fm_comm *tp = m->mesh->tp_comm;
-    if (!cache || tp->size == 1) return fm_row_linear(ctx, tp, y, x, w, b);
-    fm_tensor *term = NULL, *sum = NULL;
-    fm_status status;
-    FM_TRY_GOTO(fm_linear(ctx, &term, x, w, NULL, FM_ACT_NONE));
-    FM_TRY_GOTO(fm_all_reduce(ctx, tp, &sum, term));
-    if (b)
-        FM_TRY_GOTO(fm_add_rows(ctx, y, sum, b));
-    else
-        *y = fm_tensor_retain(sum);
-out:
-    fm_tensor_free(term);
-    fm_tensor_free(sum);
-    return status;
+    return cache ? fm_row_linear_whole(m->ctx, tp, y, x, w, b)
+                 : fm_row_linear(m->ctx, tp, y, x, w, b);
 }
 
 /* ---- the layers */

@@ -1,6 +1,7 @@
 #include "parallel/tensor_parallel.h"
 
 #include "parallel/sequence.h"
+#include "parallel/tape_collectives.h"
 #include "tensor/ops/check.h"
 
 /* ---- split by outputs */
@@ -124,15 +125,17 @@ out:
 
 /* ---- split by inputs */
 
-fm_status fm_row_linear(fm_ctx *ctx, fm_comm *tp, fm_tensor **y, fm_tensor *x, fm_tensor *w,
-                        fm_tensor *b) {
+typedef fm_status (*sum_fn)(fm_ctx *ctx, fm_comm *comm, fm_tensor **y, fm_tensor *x);
+
+static fm_status row_linear(fm_ctx *ctx, fm_comm *tp, fm_tensor **y, fm_tensor *x, fm_tensor *w,
+                            fm_tensor *b, sum_fn add_up) {
     if (tp->size == 1) return fm_linear(ctx, y, x, w, b, FM_ACT_NONE);
     *y = NULL;
     FM_TRY(check_layer(ctx, "row_linear", x, w, b));
     fm_tensor *term = NULL, *sum = NULL;
     fm_status status;
     FM_TRY_GOTO(fm_linear(ctx, &term, x, w, NULL, FM_ACT_NONE));
-    FM_TRY_GOTO(fm_scatter_sum_sequence(ctx, tp, &sum, term));
+    FM_TRY_GOTO(add_up(ctx, tp, &sum, term));
     if (b)
         FM_TRY_GOTO(fm_add_rows(ctx, y, sum, b));
     else
@@ -141,6 +144,16 @@ out:
     fm_tensor_free(term);
     fm_tensor_free(sum);
     return status;
+}
+
+fm_status fm_row_linear(fm_ctx *ctx, fm_comm *tp, fm_tensor **y, fm_tensor *x, fm_tensor *w,
+                        fm_tensor *b) {
+    return row_linear(ctx, tp, y, x, w, b, fm_scatter_sum_sequence);
+}
+
+fm_status fm_row_linear_whole(fm_ctx *ctx, fm_comm *tp, fm_tensor **y, fm_tensor *x, fm_tensor *w,
+                              fm_tensor *b) {
+    return row_linear(ctx, tp, y, x, w, b, fm_all_reduce);
 }
 
 /* ---- placements */

@@ -23,6 +23,11 @@ fm_status fm_column_linear(fm_ctx *ctx, fm_comm *tp, fm_tensor **y, fm_tensor *x
 fm_status fm_row_linear(fm_ctx *ctx, fm_comm *tp, fm_tensor **y, fm_tensor *x, fm_tensor *w,
                         fm_tensor *b);
 
+/* The same for all positions on all ranks, y [B, S, out], by an all-reduce: where a sequence cannot be
+ * divided (a token at a time). */
+fm_status fm_row_linear_whole(fm_ctx *ctx, fm_comm *tp, fm_tensor **y, fm_tensor *x, fm_tensor *w,
+                              fm_tensor *b);
+
 /* ---- which slice is whose. With tp = 1 they leave the placement as it is. */
 
 /* Dimension 0 is `n` parts of these sizes one behind the other (q, k, v; both halves of a glu), of each
