@@ -8,6 +8,7 @@ of twice the work (weak) and of the same (strong). Medians of the rounds' median
 
     efficiency       tokens/s of two ranks / (2 · tokens/s of one rank that has the machine alone)
     of the ceiling   tokens/s of two ranks / tokens/s of the two processes together
+    processor time   of rank 0 for a token, beside the one rank's: hardly depends on what else runs
 
 A machine that does something else makes the figures worthless: what else runs is printed.
 """
@@ -49,6 +50,10 @@ def planned(shape: Shape, moe: bool) -> plan_bytes.Model:
         top_k=shape.top_k,
         every=shape.every,
     )
+
+
+def processor(results: list[dict[str, Any]]) -> float:
+    return statistics.median(statistics.median(r["used"]) for r in results)
 
 
 def speed(results: list[dict[str, Any]], tokens: int) -> float:
@@ -98,6 +103,9 @@ class Bench:
         )
         print(f"of the ceiling {both / ceiling:.2f}")
         print(f"  two ranks, the same work    {split:9.0f}   speed-up {split / base:.2f}")
+        more = processor(wide) / processor(alone)
+        print(f"  processor time a token, two ranks / one: {more:.2f}; ", end="")
+        print(f"apart / one: {processor(apart) / processor(alone):.2f}")
         self.sent(moe, mesh, 2 * B, wide[-1])
 
     def sent(

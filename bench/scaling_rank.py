@@ -1,7 +1,8 @@
 """One rank of bench/scaling.py and bench/plan_check.py: `train bench/scaling_rank.py JSON`.
 
 Trains a model of bench/peer_torch/shapes.py, and prints on rank 0 one line of JSON: seconds of each
-timed step, what rank 0 sent in them, how long it waited; with "profile" the seconds of each kernel.
+timed step and of the processor in it, what was sent, how long it waited; with "profile" the
+seconds of each kernel.
 """
 
 import json
@@ -65,21 +66,23 @@ def main() -> None:
     data = fmoe.ByteDataset(os.path.dirname(os.__file__), pattern="*.py", exclude="*-packages")
     loader = fmoe.DataLoader(data, batch_size=job["batch_size"], seq_len=shape.seq_len, mesh=mesh)
     optimizer = fmoe.AdamW(model, lr=3e-4)
-    times = []
+    times, used = [], []
     for step in range(job["warmup"] + job["steps"]):
         if step == job["warmup"]:
             mesh.comm_stats(reset=True)
             if job.get("profile"):
                 _fmoe.op_times_start()
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         tokens, targets = next(loader)
         model(tokens, targets).loss.backward()
         optimizer.step()
         times.append(time.perf_counter() - start)
+        used.append(time.process_time() - processor)
     kernels = _fmoe.op_times_stop() if job.get("profile") else []
     sent = mesh.comm_stats()
     if fmoe.rank() == 0:
-        result = {"times": times[job["warmup"] :], "sent": sent, "kernels": kernels}
+        first = job["warmup"]
+        result = {"times": times[first:], "used": used[first:], "sent": sent, "kernels": kernels}
         print("RESULT " + json.dumps(result), flush=True)
 
 
