@@ -1,8 +1,11 @@
 #include "parallel/comm.h"
 #include "tensor/seconds.h"
+#include "tensor/standing.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 const char *fm_collective_name(fm_collective_kind kind) {
@@ -25,6 +28,7 @@ fm_status fm_comm_new(fm_ctx *ctx, const fm_transport *transport, void *impl, in
     (*out)->impl = impl;
     (*out)->rank = rank;
     (*out)->size = size;
+    (*out)->name = size > 1 ? "world" : "self";
     return FM_OK;
 }
 
@@ -35,9 +39,12 @@ void fm_comm_free(fm_comm *c) {
 }
 
 fm_status fm_comm_split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out) {
+    *out = NULL;
+    if (c->size > 1) FM_TRY(fm_barrier_now(c, ctx));
     FM_TRY(c->transport->split(c, ctx, color, key, out));
     (*out)->time_limit = c->time_limit;
     (*out)->checked = c->checked;
+    (*out)->name = c->name;
     return FM_OK;
 }
 
@@ -128,9 +135,24 @@ static void rest(int turn) {
     nanosleep(&(struct timespec){.tv_nsec = ns < LONG_NS ? ns : LONG_NS}, NULL);
 }
 
+static void note(fm_standing_at *at, const fm_comm *c, const fm_collective *what, uint64_t number) {
+    FM_STAND(at, what, fm_collective_name(what->kind));
+    FM_STAND(at, group, c->name);
+    FM_STAND(at, number, number);
+    FM_STAND(at, ranks, c->size);
+}
+
+static void note_wait(fm_standing *s, const fm_comm *c, bool waiting, double now) {
+    FM_STAND(s, limit, c->time_limit);
+    FM_STAND(s, since, now);
+    FM_STAND(s, waiting, waiting);
+}
+
 static fm_status finish(fm_comm *c, fm_ctx *ctx, const fm_collective *what, uint64_t number,
                         void **state) {
     double started = fm_seconds();
+    if (ctx->standing) note(&ctx->standing->waited, c, what, number);
+    note_wait(ctx->standing, c, true, started);
     for (int turn = 0; *state; turn++) {
         fm_status s = c->transport->test(c, ctx, state);
         if (s != FM_OK)
@@ -139,12 +161,14 @@ static fm_status finish(fm_comm *c, fm_ctx *ctx, const fm_collective *what, uint
         if (!*state) break;
         double waited = fm_seconds() - started;
         FM_CHECK(c->time_limit <= 0 || waited <= c->time_limit, FM_ERR_COMM,
-                 "%s number %llu of rank %d of %d is not complete after %.1f s, the time limit",
-                 fm_collective_name(what->kind), (unsigned long long)number, c->rank, c->size,
-                 waited);
+                 "%s number %llu of %s (%d ranks) is not complete after %g s, the time limit",
+                 fm_collective_name(what->kind), (unsigned long long)number, c->name, c->size,
+                 c->time_limit);
         rest(turn);
     }
-    c->stats[what->kind].waited += fm_seconds() - started;
+    double now = fm_seconds();
+    c->stats[what->kind].waited += now - started;
+    note_wait(ctx->standing, c, false, now);
     return FM_OK;
 }
 
@@ -159,6 +183,12 @@ static void sign(const fm_comm *c, const fm_collective *w, int64_t *s) {
     s[5] = w->kind == FM_BROADCAST ? w->peer : 0;
 }
 
+static const char *describe(const int64_t *s, char *buf, size_t n) {
+    snprintf(buf, n, "%s number %lld of %lld %s", fm_collective_name((fm_collective_kind)s[0]),
+             (long long)s[4], (long long)s[3], fm_dtype_name((fm_dtype)s[1]));
+    return buf;
+}
+
 /* Everybody tells everybody what he is about to do. */
 static fm_status compare(fm_comm *c, fm_ctx *ctx, const fm_collective *w) {
     int64_t *all = malloc(SIGNATURE * sizeof *all * (size_t)(c->size + 1));
@@ -170,18 +200,16 @@ static fm_status compare(fm_comm *c, fm_ctx *ctx, const fm_collective *w) {
     void *state = NULL;
     fm_status status = c->transport->start(c, ctx, &gather, &state);
     if (status == FM_OK) status = finish(c, ctx, w, c->started, &state);
-    for (int r = 0; status == FM_OK && r < c->size; r++) {
+    /* The same words on all ranks: those of rank 0 and of the first that differs. */
+    for (int r = 1; status == FM_OK && r < c->size; r++) {
         const int64_t *s = all + r * SIGNATURE;
-        bool same = true;
-        for (int i = 0; i < SIGNATURE; i++) same = same && s[i] == mine[i];
-        if (same) continue;
-        status = fm_fail(
-            &ctx->error, FM_ERR_COMM,
-            "rank %d starts %s number %llu of %lld %s, rank %d starts %s number %lld of "
-            "%lld %s: all ranks must start the same",
-            c->rank, fm_collective_name(w->kind), (unsigned long long)c->started, (long long)w->n,
-            fm_dtype_name(w->dt), r, fm_collective_name((fm_collective_kind)s[0]), (long long)s[4],
-            (long long)s[3], fm_dtype_name((fm_dtype)s[1]));
+        if (memcmp(s, all, SIGNATURE * sizeof *s) == 0) continue;
+        char words[2][128];
+        status = fm_fail(&ctx->error, FM_ERR_COMM,
+                         "rank 0 of %s starts %s, rank %d of it starts %s: all ranks must start "
+                         "the same",
+                         c->name, describe(all, words[0], sizeof words[0]), r,
+                         describe(s, words[1], sizeof words[1]));
     }
     if (!state) free(all); /* else messages may still be written there: better a leak */
     return status;
@@ -194,6 +222,7 @@ fm_status fm_comm_start(fm_comm *c, fm_ctx *ctx, const fm_collective *what, fm_r
     bool paired = what->kind == FM_SEND || what->kind == FM_RECV;
     if (!paired) c->started++;
     *r = (fm_request){c, *what, c->started, NULL};
+    if (ctx->standing) note(&ctx->standing->began, c, what, c->started);
     if (c->checked && c->size > 1 && !paired) FM_TRY(compare(c, ctx, what));
     c->stats[what->kind].calls++;
     c->stats[what->kind].bytes += fm_collective_bytes(c, what);

@@ -11,7 +11,7 @@
  *
  * Errors: FM_ERR_VALUE names the argument; FM_ERR_COMM: the transport's words, a wait beyond the
  * time limit, or (checked) another rank that began something else. After FM_ERR_COMM the
- * communicator is of no further use.
+ * communicator is of no further use. What is begun and waited for is noted in ctx->standing.
  */
 #ifndef FM_PARALLEL_COMM_H
 #define FM_PARALLEL_COMM_H
@@ -79,6 +79,7 @@ struct fm_comm {
     const fm_transport *transport;
     void *impl;
     int rank, size;
+    const char *name; /* "world", "dp": for messages; a constant */
     /* Collectives so far: the number of the last one. send and recv are not counted: the ranks that take
      * no part must agree on the next number. */
     uint64_t started;
@@ -101,7 +102,8 @@ fm_status fm_comm_self(fm_ctx *ctx, fm_comm **out);
 fm_status fm_comm_new(fm_ctx *ctx, const fm_transport *transport, void *impl, int rank, int size,
                       fm_comm **out);
 /* A subgroup: the ranks that give the same color, in the order of key (equal keys: of rank). Called by
- * all ranks. A group of one is `self`. time_limit and checked are handed on. */
+ * all ranks, after a barrier of c: who comes late is waited for within its limit. A group of one is
+ * `self`. time_limit, checked and the name are handed on. */
 fm_status fm_comm_split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out);
 /* The same where this rank knows that it will be number `key` of `size`. FM_ERR_COMM: it is not. */
 fm_status fm_comm_split_known(fm_comm *c, fm_ctx *ctx, int color, int key, int size, fm_comm **out);

@@ -77,23 +77,26 @@ static fm_status make_groups(fm_ctx *ctx, fm_mesh *m) {
     const fm_mesh_config *c = &m->config;
     int stage = p->world_size / c->pp, first = p->pp_rank * stage, in_stage = p->rank - first;
     const struct {
+        const char *name;
         fm_comm **comm;
         int color, key, size;
     } axes[] = {
-        {&m->tp_comm, first + p->dp_rank, p->tp_rank, c->tp},
-        {&m->dp_comm, first + p->tp_rank, p->dp_rank, p->dp},
-        {&m->pp_comm, in_stage, p->pp_rank, c->pp},
-        {&m->etp_comm, first + p->edp_rank * c->ep + p->ep_rank, p->etp_rank, c->etp},
-        {&m->ep_comm, first + p->edp_rank * c->etp + p->etp_rank, p->ep_rank, c->ep},
-        {&m->edp_comm, first + p->ep_rank * c->etp + p->etp_rank, p->edp_rank, p->edp},
-        {&m->stage_comm, p->pp_rank, in_stage, stage},
-        {&m->expert_comm, first + p->edp_rank, p->ep_rank * c->etp + p->etp_rank, c->ep * c->etp},
-        {&m->expert_replicas_comm, first + p->ep_rank, p->edp_rank * c->etp + p->etp_rank,
+        {"tp", &m->tp_comm, first + p->dp_rank, p->tp_rank, c->tp},
+        {"dp", &m->dp_comm, first + p->tp_rank, p->dp_rank, p->dp},
+        {"pp", &m->pp_comm, in_stage, p->pp_rank, c->pp},
+        {"etp", &m->etp_comm, first + p->edp_rank * c->ep + p->ep_rank, p->etp_rank, c->etp},
+        {"ep", &m->ep_comm, first + p->edp_rank * c->etp + p->etp_rank, p->ep_rank, c->ep},
+        {"edp", &m->edp_comm, first + p->ep_rank * c->etp + p->etp_rank, p->edp_rank, p->edp},
+        {"stage", &m->stage_comm, p->pp_rank, in_stage, stage},
+        {"expert", &m->expert_comm, first + p->edp_rank, p->ep_rank * c->etp + p->etp_rank, c->ep * c->etp},
+        {"expert_replicas", &m->expert_replicas_comm, first + p->ep_rank, p->edp_rank * c->etp + p->etp_rank,
          p->edp * c->etp},
     };
-    for (size_t i = 0; i < sizeof axes / sizeof *axes; i++)
+    for (size_t i = 0; i < sizeof axes / sizeof *axes; i++) {
         FM_TRY(fm_comm_split_known(m->world_comm, ctx, axes[i].color, axes[i].key, axes[i].size,
                                    axes[i].comm));
+        if ((*axes[i].comm)->size > 1) (*axes[i].comm)->name = axes[i].name;
+    }
     return FM_OK;
 }
 

@@ -7,6 +7,7 @@
 #ifndef FM_PARALLEL_MPI_H
 #define FM_PARALLEL_MPI_H
 #include "parallel/comm.h"
+#include "tensor/standing.h"
 
 typedef struct fm_mpi fm_mpi;
 
@@ -18,11 +19,31 @@ typedef struct fm_mpi_config {
 /* Starts MPI. FM_ERR_UNSUPPORTED: built without MPI. FM_ERR_COMM: in MPI's words; the program must end
  * then, so that the other ranks do. */
 fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out);
-/* Ends MPI; all ranks call it, after fm_comm_free of all communicators: none may be touched
+/* Ends MPI, when all ranks have come here: for as long as that takes. All call it, after fm_comm_free of all communicators: none may be touched
  * after. NULL is legal. */
 void fm_mpi_stop(fm_mpi *m);
 /* Ends all ranks of the job at once, with this exit status. Does not return. */
 void fm_mpi_abort(fm_mpi *m, int status) __attribute__((noreturn));
+
+/* ---- the watchdog: a thread of each rank, which sends its own messages
+ *
+ * When a wait of a rank has reached its time limit, every rank says where it stands, that one also which
+ * in no collective is, by one line on stderr; 2 s later the job is ended, and ranks that said
+ * nothing (stopped, or their machine is gone) are named. It looks four times a second. An MPI that
+ * does not support threads has none: the waits' own errors are all there is then. */
+
+/* `standing` is what it tells of; it must live until fm_mpi_stop. Called once, by all ranks. */
+fm_status fm_mpi_watch(fm_mpi *m, const fm_standing *standing, fm_error *err);
+
+/* What ends this rank, a traceback: printed to stderr behind "[rank 1 host]", or, where another rank
+ * fails at about the same time with the same text, one line that says so. Takes a second, so that all
+ * who fail can speak before the first one ends the job; if that is not done FM_MPI_GRACE seconds
+ * later, the watchdog does it. */
+void fm_mpi_report(fm_mpi *m, const char *text);
+enum { FM_MPI_GRACE = 5 };
+
+/* Before fm_mpi_abort: returns at once, or, where ranks just tell where they stand, when they have. */
+void fm_mpi_settle(fm_mpi *m);
 
 /* Where this rank stands in the job, and among the ranks that share its node's memory. */
 typedef struct fm_mpi_place {

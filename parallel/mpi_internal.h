@@ -14,6 +14,8 @@ typedef struct fm_mpi_group {
     struct fm_mpi_group *next;
 } fm_mpi_group;
 
+typedef struct fm_watch fm_watch; /* watchdog.c */
+
 struct fm_mpi {
     int64_t count_limit;
     fm_mpi_place place;
@@ -27,9 +29,10 @@ struct fm_mpi {
     /* The thread that moves on: sleeps on `wake` while nothing is under way. Guarded by lock. */
     pthread_t thread;
     pthread_cond_t wake;
-    bool threaded, stop;
+    bool threaded, stop, can_thread;
     int under_way;
     struct timespec interval;
+    fm_watch *watch; /* NULL: nobody watches */
 };
 
 /* One collective under way: its messages. */
@@ -43,6 +46,9 @@ fm_status fm_mpi_check(fm_error *err, int code, const char *what);
 
 /* Finds this rank's place. The job's and the node's communicator are made. */
 fm_status fm_mpi_look_around(fm_mpi *m, fm_error *err);
+
+/* Ends the watchdog's thread, and frees what it had. NULL is legal. */
+void fm_watch_stop(fm_watch *w);
 
 /* Begins a collective's messages. With the lock held. On an error some may be under way. */
 fm_status fm_mpi_post(fm_comm *c, fm_ctx *ctx, const fm_collective *w, fm_mpi_state *s);

@@ -105,7 +105,8 @@ fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out)
     pthread_sigmask(SIG_SETMASK, &all, &was);
     fm_status s = start_mpi(m, err, &provided);
     /* An MPI without threads works as well, with less overlap: waits move on what is under way. */
-    m->threaded = s == FM_OK && config->progress >= 0 && provided >= MPI_THREAD_SERIALIZED &&
+    m->can_thread = s == FM_OK && provided >= MPI_THREAD_SERIALIZED;
+    m->threaded = m->can_thread && config->progress >= 0 &&
                   pthread_create(&m->thread, NULL, move_on, m) == 0;
     pthread_sigmask(SIG_SETMASK, &was, NULL);
     if (s != FM_OK) {
@@ -118,8 +119,26 @@ fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out)
     return FM_OK;
 }
 
+/* Not in MPI_Finalize, which would hold the lock: the watchdog answers until all are here. */
+static void wait_for_all(fm_mpi *m) {
+    enum { NAP_NS = 1000000 };
+    MPI_Request all;
+    int done = 0;
+    pthread_mutex_lock(&m->lock);
+    int code = MPI_Ibarrier(m->world, &all);
+    while (code == MPI_SUCCESS && !done) {
+        code = MPI_Test(&all, &done, MPI_STATUS_IGNORE);
+        pthread_mutex_unlock(&m->lock);
+        if (!done) nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
+        pthread_mutex_lock(&m->lock);
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
 void fm_mpi_stop(fm_mpi *m) {
     if (!m) return;
+    wait_for_all(m);
+    fm_watch_stop(m->watch);
     if (m->threaded) {
         pthread_mutex_lock(&m->lock);
         m->stop = true;
@@ -151,6 +170,7 @@ const char *fm_mpi_library(void) {
 #else
 #include "parallel/mpi.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -170,6 +190,18 @@ void fm_mpi_abort(fm_mpi *m, int status) {
     (void)m;
     exit(status);
 }
+
+fm_status fm_mpi_watch(fm_mpi *m, const fm_standing *standing, fm_error *err) {
+    (void)m, (void)standing, (void)err;
+    return FM_OK;
+}
+
+void fm_mpi_report(fm_mpi *m, const char *text) {
+    (void)m;
+    fputs(text, stderr);
+}
+
+void fm_mpi_settle(fm_mpi *m) { (void)m; }
 
 fm_mpi_place fm_mpi_find_place(const fm_mpi *m) {
     (void)m;

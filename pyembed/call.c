@@ -25,6 +25,7 @@ bool fm_call_begin(fm_call *c) {
     fm_the_host.calls++;
     c->thread = PyEval_SaveThread();
     pthread_mutex_lock(&fm_the_host.lock);
+    fm_the_host.standing.inside++;
     /* OpenMP's setting is per thread, and Python's own threads have never seen ours. */
     omp_set_num_threads(fm_the_host.threads);
     return true;
@@ -44,6 +45,7 @@ bool fm_call_end(fm_call *c, fm_status s) {
     fm_error err = {0};
     if (s != FM_OK) err = c->ctx->error;
     fm_error_clear(&c->ctx->error);
+    fm_the_host.standing.inside--;
     pthread_mutex_unlock(&fm_the_host.lock);
     PyEval_RestoreThread(c->thread);
     if (fm_the_host.n_late > 0 && pthread_mutex_trylock(&fm_the_host.lock) == 0) {

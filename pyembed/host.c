@@ -63,8 +63,12 @@ fm_status fm_host_open(fm_error *err) {
         h->world = NULL;
         fm_ctx_free(h->ctx);
         h->ctx = NULL;
+        return s;
     }
-    return s;
+    h->world->time_limit = h->time_limit;
+    h->world->checked = h->checked;
+    h->ctx->standing = &h->standing;
+    return FM_OK;
 }
 
 static void close_device(fm_host *h) {

@@ -4,6 +4,7 @@
 #ifndef FM_PYEMBED_HOST_H
 #define FM_PYEMBED_HOST_H
 #include "parallel/mpi.h"
+#include "tensor/standing.h"
 
 #include <pthread.h>
 #include <sys/types.h>
@@ -16,6 +17,9 @@ typedef struct fm_host {
     fm_mpi *mpi;          /* NULL where this rank is alone */
     pid_t process;        /* the rank's: what a script forks is none */
     bool ended;           /* fm_host_end was here */
+    fm_standing standing; /* what the watchdog tells of */
+    double time_limit;    /* seconds that a collective may wait; 0: for ever */
+    bool checked;         /* ranks compare what they start */
     fm_ctx *ctx;          /* NULL until something needs a device */
     fm_comm *world;       /* all ranks; there when ctx is */
     char why[256];        /* why not a GPU; empty: nothing was given up */

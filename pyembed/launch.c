@@ -2,9 +2,13 @@
 #include "pyembed/cores.h"
 #include "pyembed/host.h"
 
+#include "tensor/seconds.h"
+
+#include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* What launchers tell each process: its number and how many there are. */
@@ -64,6 +68,26 @@ static fm_status share_cores(fm_host *h, fm_error *err) {
     return s;
 }
 
+/* FMOE_COMM_TIMEOUT and FMOE_COMM_CHECK. 0, or an exit status. */
+static int read_limits(fm_host *h) {
+    const double usual = 600;
+    const char *seconds = getenv("FMOE_COMM_TIMEOUT"), *check = getenv("FMOE_COMM_CHECK");
+    char *end = NULL;
+    h->time_limit = seconds && *seconds ? strtod(seconds, &end) : usual;
+    if (!(h->time_limit >= 0) || isinf(h->time_limit) || (end && *end)) {
+        fprintf(stderr,
+                "train: FMOE_COMM_TIMEOUT=%s is not allowed: seconds, or 0 for no limit, are\n",
+                seconds);
+        return 2;
+    }
+    h->checked = check && strcmp(check, "1") == 0;
+    if (check && *check && strcmp(check, "0") != 0 && !h->checked) {
+        fprintf(stderr, "train: FMOE_COMM_CHECK=%s is not allowed: 0 and 1 are\n", check);
+        return 2;
+    }
+    return 0;
+}
+
 static void at_exit(int status, void *unused) {
     (void)unused;
     int end = fm_host_end(status);
@@ -72,23 +96,30 @@ static void at_exit(int status, void *unused) {
     _exit(end);
 }
 
-int fm_launch(fm_host *h) {
+static int start_ranks(fm_host *h, const char *variable) {
     fm_error err = {0};
-    h->process = getpid();
-    h->threads = fm_host_cores();
-    const char *variable = h->dry_run ? NULL : find_launcher(h);
-    if (h->world_size > 1 && !h->dry_run) {
-        if (fm_mpi_start(&(fm_mpi_config){0}, &err, &h->mpi) != FM_OK) {
-            fprintf(stderr, "train: rank %d of %d: %s\n", h->rank, h->world_size, err.message);
-            return 1;
-        }
+    fm_status s = fm_mpi_start(&(fm_mpi_config){0}, &err, &h->mpi);
+    if (s == FM_OK) {
         int status = check_launcher(h, variable);
         if (status != 0) return status;
-        if (share_cores(h, &err) != FM_OK) {
-            fprintf(stderr, "train: rank %d of %d: %s\n", h->rank, h->world_size, err.message);
-            fm_mpi_abort(h->mpi, 1);
-        }
+        s = share_cores(h, &err);
     }
+    if (s == FM_OK) s = fm_mpi_watch(h->mpi, &h->standing, &err);
+    if (s == FM_OK) return 0;
+    fprintf(stderr, "train: rank %d of %d: %s\n", h->rank, h->world_size, err.message);
+    if (h->mpi) fm_mpi_abort(h->mpi, 1);
+    return 1;
+}
+
+int fm_launch(fm_host *h) {
+    h->process = getpid();
+    h->threads = fm_host_cores();
+    h->standing.step = -1;
+    h->standing.since = fm_seconds();
+    const char *variable = h->dry_run ? NULL : find_launcher(h);
+    int status = read_limits(h);
+    if (status == 0 && h->world_size > 1 && !h->dry_run) status = start_ranks(h, variable);
+    if (status != 0) return status;
     h->threads = number_in("OMP_NUM_THREADS", h->threads);
     if (h->threads < 1) h->threads = 1;
     omp_set_num_threads(h->threads);
@@ -114,7 +145,11 @@ int fm_host_end(int status) {
         status = 1;
     }
     fflush(NULL);
-    if (h->mpi && status != 0) fm_mpi_abort(h->mpi, status);
+    h->standing.ended = true;
+    if (h->mpi && status != 0) {
+        fm_mpi_settle(h->mpi);
+        fm_mpi_abort(h->mpi, status);
+    }
     fm_mpi_stop(h->mpi);
     h->mpi = NULL;
     /* What exit() tears down would be torn from under the thread that computes. */

@@ -127,6 +127,11 @@ static int python_failed(const PyStatus *s) {
     return 1;
 }
 
+static int python_out_of_memory(void) {
+    fprintf(stderr, "train: no memory for the module _fmoe\n");
+    return 1;
+}
+
 /* The interpreter that this was built with, or the active virtual environment's, which must be of
  * the same version: its packages are compiled for it. */
 static const char *python_executable(char *buf, size_t n) {
@@ -180,8 +185,7 @@ static int run_python(const command *cmd) {
     if (PyStatus_Exception(s)) return python_failed(&s);
     fm_sanitize_python();
     if (PyImport_AppendInittab("_fmoe", PyInit__fmoe) < 0) {
-        fprintf(stderr, "train: no memory for the module _fmoe\n");
-        return 1;
+        return python_out_of_memory();
     }
     PyConfig c;
     PyConfig_InitPythonConfig(&c);
@@ -189,6 +193,7 @@ static int run_python(const command *cmd) {
     if (!PyStatus_Exception(s)) s = Py_InitializeFromConfig(&c);
     PyConfig_Clear(&c);
     if (PyStatus_Exception(s)) return python_failed(&s);
+    if (fm_report_failures() < 0) return python_out_of_memory();
     return Py_RunMain(); /* runs the script, ends the interpreter, gives the exit status */
 }
 

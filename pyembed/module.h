@@ -36,6 +36,10 @@ int fm_add_exceptions(PyObject *module);
 /* Sets the exception of `s` with err's words, unless one is set already (a Python callback's). */
 void fm_raise(const fm_error *err, fm_status s);
 
+/* Where there are several ranks, exceptions that nobody catches are printed with the rank (failure.c).
+ * Call it once, before the script runs. -1: no memory. */
+int fm_report_failures(void);
+
 /* ---- the module's parts: each adds its types or functions; -1 with an exception set */
 int fm_add_tensor(PyObject *module);
 int fm_add_parameter(PyObject *module);

@@ -1,6 +1,7 @@
 #include "tensor/ctx.h"
 
 #include "tensor/device.h"
+#include "tensor/standing.h"
 
 #include <stdlib.h>
 
@@ -45,6 +46,7 @@ fm_rng_key fm_rng(const fm_ctx *ctx, uint64_t stream) {
 const fm_clock *fm_clock_enter(fm_ctx *ctx, const fm_clock *clock) {
     const fm_clock *was = ctx->clock;
     if (was == &ctx->own_clock) ctx->clock = clock;
+    FM_STAND(ctx->standing, step, clock->step);
     return was;
 }
 

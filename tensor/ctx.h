@@ -10,6 +10,7 @@
 #include "tensor/tape.h"
 
 typedef struct fm_profile fm_profile;
+typedef struct fm_standing fm_standing; /* standing.h */
 
 struct fm_ctx {
     fm_error error;
@@ -43,9 +44,10 @@ struct fm_ctx {
     bool recomputing;     /* inside the second pass of fm_recompute */
     size_t logits_budget; /* bytes: larger logits are recomputed in backward, in chunks */
 
-    fm_profile *profile; /* NULL: off */
-    const char *op;      /* the kernel that runs now, for error messages and watchdogs */
-    void *user;          /* the room above that needs one (pyembed) */
+    fm_profile *profile;   /* NULL: off */
+    const char *op;        /* the kernel that runs now, for error messages */
+    fm_standing *standing; /* borrowed: what watchdogs look at. NULL: nobody does */
+    void *user;            /* the room above that needs one (pyembed) */
 };
 
 /* device: "auto", "cpu" or "cuda[:n]". auto takes the CUDA plugin when a driver, the plugin and a

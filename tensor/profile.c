@@ -1,6 +1,7 @@
 /* Time per slot of the operation table, and the name of the one that runs. */
 #include "tensor/plan.h"
 #include "tensor/seconds.h"
+#include "tensor/standing.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@ struct fm_profile {
 
 bool fm_kernel_begin(fm_ctx *ctx, const char *slot, bool there) {
     ctx->op = slot;
+    FM_STAND(ctx->standing, op, slot);
     if (!there && fm_device_plans(ctx->dev)) return false; /* skipped: nothing went wrong */
     if (!there) {
         fm_fail(&ctx->error, FM_ERR_UNSUPPORTED, "operation %s is not there yet on device %s", slot,

@@ -355,12 +355,11 @@ static void mismatches(test *t) {
         if (odd && kind == 0) w.kind = FM_REDUCE_SCATTER;
         if (odd && kind == 1) w.n = 6;
         if (odd && kind == 2) w.dt = FM_I32;
-        const char *theirs = odd         ? "all_reduce number 2 of 5 float32"
-                             : kind == 0 ? "reduce_scatter number 2 of 5 float32"
-                             : kind == 1 ? "all_reduce number 2 of 6 float32"
-                                         : "all_reduce number 2 of 5 int32";
-        EXPECT_ERROR(t, fm_comm_run(part, t->ctx, &w), FM_ERR_COMM, theirs,
-                     odd ? "rank 0 starts" : "rank 1 starts");
+        const char *theirs = kind == 0 ? "rank 1 of it starts reduce_scatter number 2 of 5 float32"
+                             : kind == 1 ? "rank 1 of it starts all_reduce number 2 of 6 float32"
+                                         : "rank 1 of it starts all_reduce number 2 of 5 int32";
+        EXPECT_ERROR(t, fm_comm_run(part, t->ctx, &w), FM_ERR_COMM,
+                     "rank 0 of world starts all_reduce number 2 of 5 float32", theirs);
         fm_error_clear(&t->ctx->error);
         fm_comm_free(part);
     }
