@@ -38,30 +38,6 @@ void fm_comm_free(fm_comm *c) {
     free(c);
 }
 
-fm_status fm_comm_split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out) {
-    *out = NULL;
-    if (c->size > 1) FM_TRY(fm_barrier_now(c, ctx));
-    FM_TRY(c->transport->split(c, ctx, color, key, out));
-    (*out)->time_limit = c->time_limit;
-    (*out)->checked = c->checked;
-    (*out)->name = c->name;
-    return FM_OK;
-}
-
-fm_status fm_comm_split_known(fm_comm *c, fm_ctx *ctx, int color, int key, int size,
-                              fm_comm **out) {
-    if (c->transport->divide) return c->transport->divide(c, ctx, key, size, out);
-    FM_TRY(fm_comm_split(c, ctx, color, key, out));
-    if ((*out)->rank == key && (*out)->size == size) return FM_OK;
-    fm_status s = fm_fail(&ctx->error, FM_ERR_COMM,
-                          "a group of %d ranks was wanted, with this one as number %d; it has %d, "
-                          "with this one as number %d",
-                          size, key, (*out)->size, (*out)->rank);
-    fm_comm_free(*out);
-    *out = NULL;
-    return s;
-}
-
 /* ---- what is asked for */
 
 static fm_status check_parts(const fm_comm *c, fm_ctx *ctx, const fm_collective *w) {
@@ -244,4 +220,39 @@ fm_status fm_comm_run(fm_comm *c, fm_ctx *ctx, const fm_collective *what) {
     fm_request r;
     FM_TRY(fm_comm_start(c, ctx, what, &r));
     return fm_comm_wait(&r, ctx);
+}
+
+/* ---- subgroups */
+
+/* A barrier that is no message of the script's: comm->stats count those. */
+static fm_status meet(fm_comm *c, fm_ctx *ctx) {
+    if (c->size == 1) return FM_OK;
+    fm_comm_stats was = c->stats[FM_BARRIER];
+    FM_TRY(fm_barrier_now(c, ctx));
+    c->stats[FM_BARRIER] = was;
+    return FM_OK;
+}
+
+fm_status fm_comm_split(fm_comm *c, fm_ctx *ctx, int color, int key, fm_comm **out) {
+    *out = NULL;
+    FM_TRY(meet(c, ctx));
+    FM_TRY(c->transport->split(c, ctx, color, key, out));
+    (*out)->time_limit = c->time_limit;
+    (*out)->checked = c->checked;
+    (*out)->name = c->name;
+    return FM_OK;
+}
+
+fm_status fm_comm_split_known(fm_comm *c, fm_ctx *ctx, int color, int key, int size,
+                              fm_comm **out) {
+    if (c->transport->divide) return c->transport->divide(c, ctx, key, size, out);
+    FM_TRY(fm_comm_split(c, ctx, color, key, out));
+    if ((*out)->rank == key && (*out)->size == size) return FM_OK;
+    fm_status s = fm_fail(&ctx->error, FM_ERR_COMM,
+                          "a group of %d ranks was wanted, with this one as number %d; it has %d, "
+                          "with this one as number %d",
+                          size, key, (*out)->size, (*out)->rank);
+    fm_comm_free(*out);
+    *out = NULL;
+    return s;
 }

@@ -80,6 +80,14 @@ void fm_mpi_report(fm_mpi *m, const char *text) {
     fm_mpi_settle(m);
 }
 
+bool fm_watch_fails_alone(const fm_watch *w) {
+    if (!w || w->failed_at == 0) return false;
+    bool all = true;
+    for (int r = 0; r < w->mpi->place.size; r++)
+        all = all && (r == w->mpi->place.rank || w->heard[r].failed);
+    return !all;
+}
+
 void fm_mpi_settle(fm_mpi *m) {
     fm_watch *w = m->watch;
     if (!w || !w->threaded) return;

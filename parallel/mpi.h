@@ -19,7 +19,11 @@ typedef struct fm_mpi_config {
 /* Starts MPI. FM_ERR_UNSUPPORTED: built without MPI. FM_ERR_COMM: in MPI's words; the program must end
  * then, so that the other ranks do. */
 fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out);
-/* Ends MPI, when all ranks have come here: for as long as that takes. All call it, after fm_comm_free of all communicators: none may be touched
+/* Whether all ranks have come here, within so many seconds (0: however long that takes). False at once
+ * where this rank has reported an error that not all ranks have: the others are elsewhere. After false only
+ * fm_mpi_abort is left. */
+bool fm_mpi_meet(fm_mpi *m, double seconds);
+/* Ends MPI, when all ranks have met: see fm_mpi_meet. All call it, after fm_comm_free of all communicators: none may be touched
  * after. NULL is legal. */
 void fm_mpi_stop(fm_mpi *m);
 /* Ends all ranks of the job at once, with this exit status. Does not return. */

@@ -30,6 +30,7 @@ struct fm_mpi {
     pthread_t thread;
     pthread_cond_t wake;
     bool threaded, stop, can_thread;
+    bool met; /* at the end */
     int under_way;
     struct timespec interval;
     fm_watch *watch; /* NULL: nobody watches */
@@ -47,6 +48,8 @@ fm_status fm_mpi_check(fm_error *err, int code, const char *what);
 /* Finds this rank's place. The job's and the node's communicator are made. */
 fm_status fm_mpi_look_around(fm_mpi *m, fm_error *err);
 
+/* This rank reported an error, but not all others did. With the lock held. */
+bool fm_watch_fails_alone(const fm_watch *w);
 /* Ends the watchdog's thread, and frees what it had. NULL is legal. */
 void fm_watch_stop(fm_watch *w);
 

@@ -2,6 +2,8 @@
 #ifdef FM_HAVE_MPI
 #include "parallel/mpi_internal.h"
 
+#include "tensor/seconds.h"
+
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,24 +122,30 @@ fm_status fm_mpi_start(const fm_mpi_config *config, fm_error *err, fm_mpi **out)
 }
 
 /* Not in MPI_Finalize, which would hold the lock: the watchdog answers until all are here. */
-static void wait_for_all(fm_mpi *m) {
+bool fm_mpi_meet(fm_mpi *m, double seconds) {
     enum { NAP_NS = 1000000 };
+    double begin = fm_seconds();
     MPI_Request all;
-    int done = 0;
+    int here = 0;
+    if (m->met) return true;
     pthread_mutex_lock(&m->lock);
-    int code = MPI_Ibarrier(m->world, &all);
-    while (code == MPI_SUCCESS && !done) {
-        code = MPI_Test(&all, &done, MPI_STATUS_IGNORE);
+    bool come = !fm_watch_fails_alone(m->watch);
+    come = come && MPI_Ibarrier(m->world, &all) == MPI_SUCCESS;
+    while (come && !here) {
+        come = MPI_Test(&all, &here, MPI_STATUS_IGNORE) == MPI_SUCCESS;
         pthread_mutex_unlock(&m->lock);
-        if (!done) nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
+        come = come && (seconds == 0 || here || fm_seconds() - begin < seconds);
+        if (come && !here) nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
         pthread_mutex_lock(&m->lock);
     }
     pthread_mutex_unlock(&m->lock);
+    m->met = come;
+    return come;
 }
 
 void fm_mpi_stop(fm_mpi *m) {
     if (!m) return;
-    wait_for_all(m);
+    fm_mpi_meet(m, 0);
     fm_watch_stop(m->watch);
     if (m->threaded) {
         pthread_mutex_lock(&m->lock);
@@ -202,6 +210,11 @@ void fm_mpi_report(fm_mpi *m, const char *text) {
 }
 
 void fm_mpi_settle(fm_mpi *m) { (void)m; }
+
+bool fm_mpi_meet(fm_mpi *m, double seconds) {
+    (void)m, (void)seconds;
+    return true;
+}
 
 fm_mpi_place fm_mpi_find_place(const fm_mpi *m) {
     (void)m;

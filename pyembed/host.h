@@ -56,8 +56,8 @@ int fm_host_start(const char *device);
 int fm_launch(fm_host *h); /* its second half, launch.c */
 
 /* The end of the program, with the script's exit status; also called by exit(). Status 0: waits for the
- * other ranks' ends. Otherwise ends the whole job, with this status. Returns the status to
- * exit with. */
+ * other ranks' ends. Otherwise ends the whole job, with this status, unless the others end as well within
+ * FM_MPI_GRACE seconds. Returns the status to exit with. */
 int fm_host_end(int status);
 
 /* Opens the device unless that was done already. On an error `err` says why. */

@@ -148,7 +148,8 @@ int fm_host_end(int status) {
     h->standing.ended = true;
     if (h->mpi && status != 0) {
         fm_mpi_settle(h->mpi);
-        fm_mpi_abort(h->mpi, status);
+        /* Where all end they may do so in peace: a Trainer that was told to stop does, on every rank. */
+        if (!idle || !fm_mpi_meet(h->mpi, FM_MPI_GRACE)) fm_mpi_abort(h->mpi, status);
     }
     fm_mpi_stop(h->mpi);
     h->mpi = NULL;

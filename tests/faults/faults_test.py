@@ -43,6 +43,20 @@ class Ends(Case):
             self.assertEqual(ended.status, 0, ended.output)
             self.assertEqual(ended.lines("rank|MPI"), [], ended.output)
 
+    def test_all_end_with_a_status(self) -> None:
+        """In peace: each does at its exit what it has to do."""
+        code = """
+import atexit
+def last():
+    time.sleep(rank)
+    print("last words", flush=True)
+atexit.register(last)
+fault(); sys.exit(143)
+"""
+        ended = self.ends(job.run(code), status=143)
+        self.assertEqual(len(ended.lines("^last words$")), 3, ended.output)
+        self.assertNotIn("MPI_ABORT", ended.output)
+
     def test_exit_status(self) -> None:
         self.ends(job.run("if rank == 2: fault(); sys.exit(3)\ntogether()"), status=3)
 
