@@ -88,9 +88,10 @@ static fm_status make_groups(fm_ctx *ctx, fm_mesh *m) {
         {"ep", &m->ep_comm, first + p->edp_rank * c->etp + p->etp_rank, p->ep_rank, c->ep},
         {"edp", &m->edp_comm, first + p->ep_rank * c->etp + p->etp_rank, p->edp_rank, p->edp},
         {"stage", &m->stage_comm, p->pp_rank, in_stage, stage},
-        {"expert", &m->expert_comm, first + p->edp_rank, p->ep_rank * c->etp + p->etp_rank, c->ep * c->etp},
-        {"expert_replicas", &m->expert_replicas_comm, first + p->ep_rank, p->edp_rank * c->etp + p->etp_rank,
-         p->edp * c->etp},
+        {"expert", &m->expert_comm, first + p->edp_rank, p->ep_rank * c->etp + p->etp_rank,
+         c->ep * c->etp},
+        {"expert_replicas", &m->expert_replicas_comm, first + p->ep_rank,
+         p->edp_rank * c->etp + p->etp_rank, p->edp * c->etp},
     };
     for (size_t i = 0; i < sizeof axes / sizeof *axes; i++) {
         FM_TRY(fm_comm_split_known(m->world_comm, ctx, axes[i].color, axes[i].key, axes[i].size,
