@@ -19,6 +19,7 @@ import argparse
 import os
 import statistics
 import sys
+import tempfile
 from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -61,9 +62,10 @@ def speed(results: list[dict[str, Any]], tokens: int) -> float:
 
 
 class Bench:
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, folder: str) -> None:
         self.args = args
         self.shape = SHAPES[args.model]
+        self.folder, self.settled = folder, False  # weights whose routing has settled
 
     def job(self, moe: bool, sequences: int, **more: object) -> dict[str, Any]:
         return {
@@ -77,7 +79,11 @@ class Bench:
 
     def compare(self, name: str, moe: bool, mesh: dict[str, int]) -> None:
         train, B = self.args.train, self.shape.batch_size
-        one, weak, strong = self.job(moe, B), self.job(moe, 2 * B), self.job(moe, B)
+        if moe and not self.settled:
+            jobs.run(train, 1, self.job(moe, B, settle=self.args.settle, folder=self.folder))
+            self.settled = True
+        folder = {"folder": self.folder} if moe else {}
+        one, weak, strong = (self.job(moe, n, **folder) for n in (B, 2 * B, B))
         weak["mesh"] = strong["mesh"] = mesh
         alone: list[dict[str, Any]] = []
         apart: list[dict[str, Any]] = []
@@ -106,6 +112,9 @@ class Bench:
         more = processor(wide) / processor(alone)
         print(f"  processor time a token, two ranks / one: {more:.2f}; ", end="")
         print(f"apart / one: {processor(apart) / processor(alone):.2f}")
+        if mesh.get("ep", 1) > 1:
+            uneven = statistics.mean(u for r in wide for u in r["uneven"])
+            print(f"  tokens of the busier rank over the mean: {uneven:.2f}")
         self.sent(moe, mesh, 2 * B, wide[-1])
 
     def sent(
@@ -138,14 +147,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6, help="timed ones of a job")
     parser.add_argument("--warmup", type=int, default=2)
+    text = "a model with experts is trained so long first: fresh routers are very uneven"
+    parser.add_argument("--settle", type=int, default=60, help=text)
     args = parser.parse_args()
     print(jobs.machine())
     running = jobs.others()
     print("also running: " + (", ".join(running) if running else "nothing"))
-    bench = Bench(args)
-    for name, moe, mesh in MESHES:
-        if args.only in (None, name):
-            bench.compare(name, moe, mesh)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, folder)
+        for name, moe, mesh in MESHES:
+            if args.only in (None, name):
+                bench.compare(name, moe, mesh)
     print(f"\n{jobs.machine()}")
 
 

@@ -1,8 +1,10 @@
 """One rank of bench/scaling.py and bench/plan_check.py: `train bench/scaling_rank.py JSON`.
 
 Trains a model of bench/peer_torch/shapes.py, and prints on rank 0 one line of JSON: seconds of each
-timed step and of the processor in it, what was sent, how long it waited; with "profile" the
-seconds of each kernel.
+timed step and of the processor in it, what was sent, how long it waited, the busiest rank's tokens
+over the mean; with "profile" the seconds of each kernel. With "settle" it trains that many steps,
+with a warmup, and leaves the weights in "folder"; with "folder" alone it begins with them: a fresh
+router sends nearly all tokens to few experts.
 """
 
 import json
@@ -36,6 +38,25 @@ def link() -> tuple[float, float]:
     return seconds[0], (sent[1] - sent[0]) / max(seconds[1] - seconds[0], 1e-9)
 
 
+def settle(model: fmoe.GPT, loader: fmoe.DataLoader, steps: int) -> None:
+    optimizer = fmoe.AdamW(model, lr=3e-4, schedule=fmoe.constant(steps * 4 // 5))
+    for _ in range(steps):
+        tokens, targets = next(loader)
+        model(tokens, targets).loss.backward()
+        optimizer.step()
+
+
+def unevenness(model: fmoe.GPT, ep: int) -> float:
+    """Tokens of the busiest ep rank over the mean, in the mean over the MoE layers."""
+    ratios = []
+    for layer in model.moe_stats():
+        counts = layer["tokens_per_expert"]
+        own = len(counts) // ep
+        sums = [sum(counts[r * own : (r + 1) * own]) for r in range(ep)]
+        ratios.append(max(sums) * ep / sum(sums))
+    return sum(ratios) / len(ratios) if ratios else 1.0
+
+
 def main() -> None:
     job = json.loads(sys.argv[1])
     if job.get("link"):
@@ -65,8 +86,16 @@ def main() -> None:
     )
     data = fmoe.ByteDataset(os.path.dirname(os.__file__), pattern="*.py", exclude="*-packages")
     loader = fmoe.DataLoader(data, batch_size=job["batch_size"], seq_len=shape.seq_len, mesh=mesh)
-    optimizer = fmoe.AdamW(model, lr=3e-4)
-    times, used = [], []
+    store = fmoe.Checkpointer(job["folder"], asynchronous=False) if "folder" in job else None
+    if store and "settle" in job:
+        settle(model, loader, job["settle"])
+        store.save(0, model=model)
+        print("RESULT {}", flush=True)
+        return
+    if store:
+        store.load(model=model)
+    optimizer = fmoe.AdamW(model, lr=1e-5)
+    times, used, uneven = [], [], []
     for step in range(job["warmup"] + job["steps"]):
         if step == job["warmup"]:
             mesh.comm_stats(reset=True)
@@ -78,11 +107,13 @@ def main() -> None:
         optimizer.step()
         times.append(time.perf_counter() - start)
         used.append(time.process_time() - processor)
+        uneven.append(unevenness(model, mesh.ep))
     kernels = _fmoe.op_times_stop() if job.get("profile") else []
     sent = mesh.comm_stats()
     if fmoe.rank() == 0:
         first = job["warmup"]
         result = {"times": times[first:], "used": used[first:], "sent": sent, "kernels": kernels}
+        result["uneven"] = uneven[first:]
         print("RESULT " + json.dumps(result), flush=True)
 
 
