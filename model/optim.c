@@ -1,5 +1,6 @@
 #include "model/optim.h"
 
+#include "model/same_model.h"
 #include "parallel/agree.h"
 #include "tensor/tape.h"
 
@@ -37,10 +38,23 @@ static fm_status check(fm_ctx *ctx, const fm_optim_config *c) {
     return fm_schedule_check(ctx, &c->schedule);
 }
 
+/* Losses of all parameters are averaged over the same dp ranks. */
+static fm_status check_meshes(fm_ctx *ctx, const fm_mesh *mesh, fm_param_set **sets, int n) {
+    for (int i = 0; i < n; i++)
+        FM_CHECK(sets[i]->mesh->at.dp == mesh->at.dp, FM_ERR_VALUE,
+                 "optimiser: %s is on a mesh of tp %d (dp %d), %s on one of tp %d (dp %d): one "
+                 "optimiser's parameters need the same (those that are made by hand have tp 1)",
+                 sets[0]->items[0]->spec.name, mesh->config.tp, mesh->at.dp,
+                 sets[i]->items[0]->spec.name, sets[i]->mesh->config.tp, sets[i]->mesh->at.dp);
+    return FM_OK;
+}
+
 fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh,
                        fm_param_set **sets, int n_sets, fm_optim **out) {
     *out = NULL;
     FM_TRY(check(ctx, config));
+    FM_TRY(check_meshes(ctx, mesh, sets, n_sets));
+    FM_TRY(fm_check_same_model(ctx, mesh, sets, n_sets));
     fm_optim *o = calloc(1, sizeof *o);
     FM_CHECK(o, FM_ERR_OOM, "out of memory: an optimiser");
     fm_status status = FM_OK;
@@ -104,6 +118,7 @@ static void set_clocks(fm_optim *o) {
 }
 
 void fm_optim_restart(fm_optim *o, int64_t step) {
+    if (o->reducer) fm_reducer_settle(o->reducer);
     o->step = step;
     o->backwards = 0;
     for (int i = 0; i < o->n_sets; i++) fm_param_zero_grads(o->sets[i]);
@@ -212,13 +227,19 @@ static fm_status update_all(fm_optim *o, double lr, double g_scale) {
  * whether somebody wants to stop. */
 static fm_status agree(fm_optim *o, int stop, fm_step_info *info) {
     fm_ctx *ctx = o->ctx;
-    enum { SQUARES, LOSS, STOP, NUMBERS };
-    static const fm_reduce ops[NUMBERS] = {[STOP] = FM_MAX};
-    double x[NUMBERS] = {[STOP] = stop};
+    enum { SQUARES, LOSS, STOP, TRAINED, NOT_TRAINED, NUMBERS };
+    static const fm_reduce ops[NUMBERS] = {
+        [STOP] = FM_MAX, [TRAINED] = FM_MAX, [NOT_TRAINED] = FM_MAX};
+    double trained = fm_trained_parameters(o->sets, o->n_sets);
+    double x[NUMBERS] = {[STOP] = stop, [TRAINED] = trained, [NOT_TRAINED] = -trained};
     FM_TRY(fm_reducer_own_squares(o->reducer, &x[SQUARES]));
     FM_TRY(fm_tensor_item(ctx, o->loss, &x[LOSS]));
     x[LOSS] *= (double)o->mesh->at.dp / (double)o->mesh->at.world_size;
     FM_TRY(fm_agree(o->mesh->world_comm, ctx, ops, x, NUMBERS));
+    FM_CHECK(
+        x[TRAINED] == -x[NOT_TRAINED], FM_ERR_VALUE,
+        "step: the ranks do not train the same parameters: requires_grad has to be set alike on "
+        "all of them");
     info->grad_norm = sqrt(x[SQUARES]);
     info->loss = x[LOSS];
     info->stop = (int)x[STOP];

@@ -66,7 +66,8 @@ typedef struct fm_step_info {
     int stop;     /* the highest that a rank gave */
 } fm_step_info;
 
-/* Starts at step 0, with zero moments and no gradients; from now on it counts the sets' clocks. */
+/* Starts at step 0, with zero moments and no gradients; from now on it counts the sets' clocks. All ranks
+ * together; FM_ERR_VALUE: their models differ (same_model.h), or the sets' meshes in dp. mesh: the sets'. */
 fm_status fm_optim_new(fm_ctx *ctx, const fm_optim_config *config, fm_mesh *mesh,
                        fm_param_set **sets, int n_sets, fm_optim **out);
 /* Bytes on this rank. */
@@ -85,7 +86,7 @@ void fm_optim_free(fm_optim *o);
  * half of the gradients added, so it drops all of the step's: its first micro-batch is the next. */
 fm_status fm_optim_backward(fm_optim *o, fm_tensor *loss, fm_tensor *lm_loss);
 /* Stands at the beginning of the step behind `step` completed ones: gradients and losses since the last
- * step are forgotten. */
+ * step are forgotten, on all ranks; a reduction that is under way is waited for. */
 void fm_optim_restart(fm_optim *o, int64_t step);
 /* Finishes the reduction, clips, updates, forgets the gradients; all ranks together. stop: above 0
  * where this rank wants to stop, and why; all learn the highest. A frozen parameter (its weight's requires_grad is false) is

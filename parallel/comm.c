@@ -124,8 +124,8 @@ static void note_wait(fm_standing *s, const fm_comm *c, bool waiting, double now
     FM_STAND(s, waiting, waiting);
 }
 
-static fm_status finish(fm_comm *c, fm_ctx *ctx, const fm_collective *what, uint64_t number,
-                        void **state) {
+static fm_status complete(fm_comm *c, fm_ctx *ctx, const fm_collective *what, uint64_t number,
+                          void **state) {
     double started = fm_seconds();
     if (ctx->standing) note(&ctx->standing->waited, c, what, number);
     note_wait(ctx->standing, c, true, started);
@@ -146,6 +146,14 @@ static fm_status finish(fm_comm *c, fm_ctx *ctx, const fm_collective *what, uint
     c->stats[what->kind].waited += now - started;
     note_wait(ctx->standing, c, false, now);
     return FM_OK;
+}
+
+/* Where it fails the buffers, wherever they are in use, are the transport's from then on. */
+static fm_status finish(fm_comm *c, fm_ctx *ctx, const fm_collective *what, uint64_t number,
+                        void **state) {
+    fm_status s = complete(c, ctx, what, number, state);
+    if (s != FM_OK) fm_alloc_keep_all(ctx->alloc);
+    return s;
 }
 
 /* ---- the same on every rank? */

@@ -96,8 +96,17 @@ out:
     return status;
 }
 
+void fm_reducer_settle(fm_reducer *r) {
+    if (r->ctx->on_leaf.user == r) r->ctx->on_leaf.fn = NULL;
+    for (int i = 0; i < r->n && !r->broken; i++) {
+        if (fm_comm_wait(&r->parts[i].reduction, r->ctx) != FM_OK) r->broken = true;
+    }
+    r->next = r->n;
+}
+
 void fm_reducer_free(fm_reducer *r) {
     if (!r) return;
+    if (r->parts) fm_reducer_settle(r);
     for (int i = 0; r->sets && i < r->n_sets; i++) {
         free(r->sets[i].part_of);
         free(r->sets[i].complete);
@@ -148,9 +157,15 @@ static fm_status start(fm_reducer *r, part *p) {
     return fm_comm_start(b->comm, ctx, &what, &p->reduction);
 }
 
+/* A collective that could not be begun may have begun in part. */
+static fm_status start_next(fm_reducer *r) {
+    fm_status s = start(r, &r->parts[r->next++]);
+    if (s == FM_ERR_COMM) r->broken = true;
+    return s;
+}
+
 static fm_status start_complete(fm_reducer *r) {
-    while (r->next < r->n && r->parts[r->next].waits_for == 0)
-        FM_TRY(start(r, &r->parts[r->next++]));
+    while (r->next < r->n && r->parts[r->next].waits_for == 0) FM_TRY(start_next(r));
     return FM_OK;
 }
 
@@ -206,7 +221,7 @@ fm_status fm_reducer_begin(fm_reducer *r) {
 
 fm_status fm_reducer_flush(fm_reducer *r) {
     r->ctx->on_leaf.fn = NULL;
-    while (r->next < r->n) FM_TRY(start(r, &r->parts[r->next++]));
+    while (r->next < r->n) FM_TRY(start_next(r));
     return FM_OK;
 }
 

@@ -20,14 +20,17 @@ typedef struct fm_reducer fm_reducer;
 
 /* Sets are borrowed, sealed. */
 fm_status fm_reducer_new(fm_ctx *ctx, fm_param_set **sets, int n_sets, fm_reducer **out);
-/* Where a step failed midway, messages may still be written into the sets' buffers: the program must
- * end then. NULL is legal. */
+/* Waits for what is under way. Where a step failed midway, messages may still be written into the sets'
+ * buffers: the program must end then. NULL is legal. */
 void fm_reducer_free(fm_reducer *r);
 
 /* FM_ERR_STATE: a step before failed midway. */
 fm_status fm_reducer_begin(fm_reducer *r);
 fm_status fm_reducer_flush(fm_reducer *r);
 fm_status fm_reducer_finish(fm_reducer *r);
+/* Waits for what is under way, whose sums are not wanted: before the buffers are used for something else,
+ * or freed. All ranks do it, sooner or later. After a wait that failed: as fm_reducer_abandon. */
+void fm_reducer_settle(fm_reducer *r);
 /* The backward between begin and flush failed: gradients are of no use. Where some were on their way
  * already, nothing can be reduced any more: FM_ERR_COMM from now on. */
 void fm_reducer_abandon(fm_reducer *r);

@@ -81,7 +81,8 @@ static fm_status broadcast(fm_ctx *ctx, const text_args *a, char **out) {
              "broadcast_text: root is %d; the ranks are 0 to %d", a->root, world->size - 1);
     const char *mine = world->rank == a->root ? a->text : "";
     FM_CHECK(mine, FM_ERR_VALUE, "broadcast_text: text is None on rank %d, whose it is", a->root);
-    int64_t n = (int64_t)strlen(mine);
+    static int64_t n; /* not on the stack: after a failure it may still be written */
+    n = (int64_t)strlen(mine);
     FM_TRY(fm_broadcast_now(world, ctx, FM_I64, &n, 1, a->root));
     int64_t words = n / 4 + 1; /* with a 0 behind it */
     *out = calloc((size_t)words, 4);

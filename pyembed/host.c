@@ -2,6 +2,7 @@
 #include "parallel/planned.h"
 #include "parallel/throttle.h"
 #include "pyembed/mesh_type.h"
+#include "pyembed/optim_type.h"
 #include "tensor/plan.h"
 
 #include <omp.h>
@@ -88,6 +89,7 @@ bool fm_host_stop(void) {
     h->late = NULL;
     /* An interpreter keeps some objects beyond its end (extension modules in cycles); their tensors
      * still point here, and the process gives everything back anyway. */
+    if (h->ctx) fm_optims_settle();
     if (h->live == 0) close_device(h);
     pthread_mutex_unlock(&h->lock);
     pthread_mutex_destroy(&h->lock);

@@ -29,8 +29,28 @@ static int number_in(const char *variable, int otherwise) {
     return *end || n < 0 || n > 1 << 24 ? otherwise : (int)n;
 }
 
+/* A rank marks its environment: what it starts (a child of multiprocessing, a tool) inherits the launcher's
+ * variables and is no rank. The job's name beside it: an mpirun that a rank starts makes ranks again. */
+static const char mark[] = "FMOE_RANK";
+
+static void write_mark(char *text, size_t n, long process) {
+    const char *job = getenv("PMIX_NAMESPACE");
+    if (!job) job = getenv("SLURM_STEP_ID");
+    snprintf(text, n, "%ld of %s", process, job ? job : "a job");
+}
+
+static bool is_child_of_rank(void) {
+    const char *of = getenv(mark);
+    char own[256];
+    if (!of) return false;
+    long process = strtol(of, NULL, 10);
+    write_mark(own, sizeof own, process);
+    return process != (long)getpid() && strcmp(of, own) == 0;
+}
+
 /* The variable that says so; NULL: no launcher. */
 static const char *find_launcher(fm_host *h) {
+    if (is_child_of_rank()) return NULL;
     for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
         int size = number_in(launchers[i].size, 0);
         if (size < 1) continue;
@@ -102,6 +122,9 @@ static int start_ranks(fm_host *h, const char *variable) {
     if (s == FM_OK) {
         int status = check_launcher(h, variable);
         if (status != 0) return status;
+        char text[256];
+        write_mark(text, sizeof text, (long)getpid());
+        if (setenv(mark, text, 1) != 0) perror("train: setenv");
         s = share_cores(h, &err);
     }
     if (s == FM_OK) s = fm_mpi_watch(h->mpi, &h->standing, &err);

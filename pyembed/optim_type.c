@@ -1,5 +1,4 @@
 #include "pyembed/optim_type.h"
-#include "pyembed/mesh_type.h"
 #include "pyembed/optim_args.h"
 #include "pyembed/parameter_type.h"
 
@@ -33,6 +32,10 @@ fm_optim *fm_optim_of_storage(const fm_storage *storage) {
                 return e->optim;
         }
     return NULL;
+}
+
+void fm_optims_settle(void) {
+    for (entry *e = live; e; e = e->next) fm_reducer_settle(e->optim->reducer);
 }
 
 fm_clock fm_optims_clock(void) {
@@ -79,26 +82,18 @@ static fm_param_set **sets_of(PyObject *parameters, const char *owner, int *n) {
     return NULL;
 }
 
-static PyObject *mesh_of_model(PyObject *model, const char *owner) {
-    PyObject *mesh = PyObject_GetAttrString(model, "mesh");
-    if (!mesh) PyErr_Clear();
-    PyObject *result = fm_py_mesh_or_default(mesh, owner);
-    Py_XDECREF(mesh);
-    return result;
-}
-
 static PyObject *make(PyTypeObject *type, const fm_options *o, fm_optim_args *a) {
     fm_optim *optim = NULL;
     fm_param_set **sets = NULL;
     fm_py_optim *self = NULL;
     int n;
     PyObject *parameters = fm_py_parameters_of(a->model, o->owner);
-    PyObject *mesh = parameters ? mesh_of_model(a->model, o->owner) : NULL;
     entry *e = malloc(sizeof *e);
     if (!e) PyErr_NoMemory();
     fm_call c;
-    if (!mesh || !e || !(sets = sets_of(parameters, o->owner, &n)) || !fm_call_begin(&c)) goto out;
-    fm_status s = fm_optim_new(c.ctx, &a->config, fm_mesh_of(mesh), sets, n, &optim);
+    if (!parameters || !e || !(sets = sets_of(parameters, o->owner, &n)) || !fm_call_begin(&c))
+        goto out;
+    fm_status s = fm_optim_new(c.ctx, &a->config, sets[0]->mesh, sets, n, &optim);
     if (s == FM_OK) {
         *e = (entry){optim, live};
         live = e;
@@ -113,13 +108,11 @@ static PyObject *make(PyTypeObject *type, const fm_options *o, fm_optim_args *a)
     self->optim = optim;
     self->initial_lr = a->config.lr;
     self->parameters = Py_NewRef(parameters);
-    self->mesh = Py_NewRef(mesh);
     fm_the_host.live++;
 out:
     free(e);
     free(sets);
     Py_XDECREF(parameters);
-    Py_XDECREF(mesh);
     return (PyObject *)self;
 }
 
@@ -141,13 +134,11 @@ static void dealloc(PyObject *o) {
     if (self->optim) fm_the_host.live--;
     fm_py_free(forget_and_free, self->optim);
     Py_XDECREF(self->parameters);
-    Py_XDECREF(self->mesh);
     Py_TYPE(o)->tp_free(o);
 }
 
 static int traverse(PyObject *o, visitproc visit, void *arg) {
     Py_VISIT(((fm_py_optim *)o)->parameters);
-    Py_VISIT(((fm_py_optim *)o)->mesh);
     return 0;
 }
 

@@ -7,8 +7,7 @@
 typedef struct fm_py_optim {
     PyObject_HEAD fm_optim *optim;
     PyObject *parameters; /* [(name, Parameter)]: keeps the sets alive */
-    PyObject *mesh;
-    double initial_lr; /* as it was made with; the script may have set another since */
+    double initial_lr;    /* as it was made with; the script may have set another since */
 } fm_py_optim;
 
 extern PyTypeObject fm_optim_type;
@@ -31,5 +30,7 @@ fm_optim *fm_optim_of_storage(const fm_storage *storage);
 /* Counts for what belongs to no model (fmoe.dropout in a Module): the sums over all optimisers, which a
  * resumed program has again, and which rise with each one's steps. With the host's lock held. */
 fm_clock fm_optims_clock(void);
+/* Waits for reductions that are under way: a script may end between a backward and its step. */
+void fm_optims_settle(void);
 
 #endif

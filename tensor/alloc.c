@@ -25,6 +25,7 @@ struct fm_allocator {
     fm_error *err;
     fm_alloc_stats stats;
     int64_t fail_at;
+    bool keep_all;
     block *bins[N_BINS];
     block *used[N_CHAINS]; /* by address: device memory can hold no headers */
 };
@@ -179,8 +180,10 @@ fm_status fm_alloc(fm_allocator *a, size_t bytes, void **out) {
     return FM_OK;
 }
 
+void fm_alloc_keep_all(fm_allocator *a) { a->keep_all = true; }
+
 void fm_dealloc(fm_allocator *a, void *p) {
-    if (!p) return;
+    if (!p || a->keep_all) return;
     for (block **at = &a->used[chain_of(p)]; *at; at = &(*at)->next) {
         block *b = *at;
         if (b->data != p) continue;

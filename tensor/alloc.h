@@ -33,6 +33,9 @@ void fm_allocator_free(fm_allocator *a); /* every block must be back; NULL is le
 fm_status fm_alloc(fm_allocator *a, size_t bytes, void **out);
 void fm_dealloc(fm_allocator *a, void *p); /* NULL is legal */
 
+/* From now on what is freed stays as it is, for ever: a message that failed may still be written into it. */
+void fm_alloc_keep_all(fm_allocator *a);
+
 fm_alloc_stats fm_alloc_get_stats(const fm_allocator *a);
 void fm_alloc_reset_peak(fm_allocator *a);
 void fm_alloc_trim(fm_allocator *a); /* gives cached blocks back to the backend */

@@ -61,11 +61,24 @@ def check_trainer(
             f"Trainer: eval_loader reads {eval_loader.share} of the data that loader reads "
             f"{loader.share} of: give both the same split_ratio"
         )
+    for name, data in (("loader", loader), ("eval_loader", eval_loader)):
+        check_mesh(model, name, data)
     vocab = getattr(model, "vocab_size", None)
     if vocab is not None and vocab < loader.dataset.vocab_size:
         raise ValueError(
             f"Trainer: model.vocab_size={vocab} and the dataset's is "
             f"{loader.dataset.vocab_size}: at least as many are wanted"
+        )
+
+
+def check_mesh(model: Any, name: str, loader: DataLoader | None) -> None:
+    """Ranks that share a model's layers (tp) need the same tokens, all others need others."""
+    mesh = getattr(model, "mesh", None)
+    if mesh is None or loader is None:
+        return
+    if (loader.mesh.dp, loader.mesh.dp_rank) != (mesh.dp, mesh.dp_rank):
+        raise ValueError(
+            f"Trainer: {name} has {loader.mesh!r} and the model {mesh!r}: give both the same mesh"
         )
 
 

@@ -58,8 +58,8 @@ def data_parallel_sharded() -> None:
         assert row["bytes"] == 4 * n * (WORLD - 1) // WORLD, (kind, row, n)
         assert row["ranks"] == WORLD and row["calls"] >= 1 and row["waited"] >= 0
     assert ("stage", "all_reduce") not in rows, rows
-    # the norm, the loss and whether to stop: three doubles to each other rank
-    assert rows["world", "all_gather"]["bytes"] == 3 * 8 * (WORLD - 1)
+    # the norm, the loss, whether to stop, what is trained: five doubles to each other rank
+    assert rows["world", "all_gather"]["bytes"] == 5 * 8 * (WORLD - 1)
     assert rows["dp", "all_reduce"]["bytes"] == 8 * (2 * (WORLD - 1) // WORLD)
 
 
