@@ -11,8 +11,9 @@ typedef struct link {
 } link;
 
 typedef struct pending {
-    void *state;  /* of the transport below */
-    double ready; /* not complete before */
+    void *state;      /* of the transport below */
+    fm_status failed; /* of the inner one: once it has, a wait that is repeated fails as well */
+    double ready;     /* not complete before */
 } pending;
 
 static fm_status start(fm_comm *c, fm_ctx *ctx, const fm_collective *w, void **state) {
@@ -35,7 +36,9 @@ static fm_status start(fm_comm *c, fm_ctx *ctx, const fm_collective *w, void **s
 static fm_status test(fm_comm *c, fm_ctx *ctx, void **state) {
     link *l = c->impl;
     pending *p = *state;
-    if (p->state) FM_TRY(l->inner->transport->test(l->inner, ctx, &p->state));
+    if (p->failed != FM_OK) return p->failed;
+    if (p->state) p->failed = l->inner->transport->test(l->inner, ctx, &p->state);
+    if (p->failed != FM_OK) return p->failed;
     if (p->state || fm_seconds() < p->ready) return FM_OK;
     free(p);
     *state = NULL;
