@@ -161,7 +161,7 @@ out:
     return status;
 }
 
-/* Elements `span` of a bucket's parameters, which are treated alike. g: the gradient of the span. */
+/* Elements of a bucket's parameters that are treated alike. */
 static fm_status update(fm_optim *o, const fm_reduced *r, const fm_run *run, double lr,
                         double g_scale) {
     fm_ctx *ctx = o->ctx;

@@ -53,7 +53,8 @@ typedef struct fm_param {
     fm_tensor *weight; /* local slice, leaf, requires_grad; its grad is set from the start */
     int64_t offset;    /* elements from the start of the flat fp32 buffers */
     int64_t numel;     /* local */
-    int order;         /* number by offset */
+    int order;         /* number by offset; `defined`: by definition, in items */
+    int defined;
     int first_bucket, end_bucket; /* those that its elements are in */
     struct fm_param_set *set;
 } fm_param;

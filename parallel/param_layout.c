@@ -17,6 +17,7 @@ static fm_span place(fm_param_set *s, fm_replicas replicas, fm_dtype dtype, int6
         if (p->spec.placement.replicas != replicas || p->spec.dtype != dtype) continue;
         p->offset = segment.start + segment.n;
         p->order = *placed;
+        p->defined = i;
         s->by_offset[(*placed)++] = p;
         segment.n += round_up(p->numel, FM_ALIGN);
     }

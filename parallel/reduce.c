@@ -32,12 +32,6 @@ static const fm_bucket *bucket_of(const part *p) { return &p->set->buckets[p->bu
 
 /* ---- making one */
 
-static int defined_at(const fm_param_set *s, const fm_param *p) {
-    for (int i = 0; i < s->n; i++)
-        if (s->items[i] == p) return i;
-    return s->n;
-}
-
 /* Later sets and later definitions come first: a backward goes from the end to the beginning. */
 static int last_first(const void *a, const void *b) {
     const part *x = a, *y = b;
@@ -53,7 +47,7 @@ static void list_parts(fm_reducer *r, fm_param_set **sets, int n_sets) {
             part *p = &r->parts[r->n++];
             *p = (part){.set = sets[i], .set_index = i, .bucket = k, .first_defined = sets[i]->n};
             for (int j = b->first; j < b->end; j++) {
-                int at = defined_at(sets[i], sets[i]->by_offset[j]);
+                int at = sets[i]->by_offset[j]->defined;
                 if (at < p->first_defined) p->first_defined = at;
             }
         }
